@@ -3,7 +3,7 @@
 //! Each tenant has its own queue, first in, first out. The queues are served in turn (deficit round robin), each with a
 //! credit of [`QUANTUM`] per turn. The cost of an item is charged after it was taken ([`FairQueue::charge`]), so a
 //! tenant pays for large items in its next turns. An empty queue is dropped with its debt, and its allocation is
-//! reused.
+//! reused unless it is large.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -13,6 +13,9 @@ pub const QUANTUM: i64 = 8;
 
 /// The maximum number of emptied queues that are kept for reuse.
 const SPARE: usize = 16;
+
+/// The maximum number of items that a queue has room for if it is kept for reuse.
+const SPARE_ITEMS: usize = 256;
 
 /// A queue that serves tenants fairly.
 #[derive(Debug)]
@@ -119,6 +122,7 @@ impl<T> FairQueue<T> {
                 && let Some(tenant) = self.turns.pop_front()
                 && let Some(lane) = self.lanes.remove(&tenant)
                 && self.spare.len() < SPARE
+                && lane.things.capacity() <= SPARE_ITEMS
             {
                 self.spare.push(lane.things);
             }

@@ -10,7 +10,7 @@ use super::policy::{Denial, PrefixGrant, Quota};
 use super::previous::Previous;
 use crate::format::Format;
 use crate::index::{MinReady, PodView, PortTarget, ReadyPod, WEIGHT_ANNOTATION, Why};
-use crate::model::{Endpoint, Families, Key, Record};
+use crate::model::{Endpoint, Families, Host, Key, Record};
 
 /// The desired records of one pod, by endpoint, and the problems that prevent others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,10 +87,38 @@ pub struct FormatBinding {
     pub pass: PrefixGrant,
 }
 
+/// What the status of a registration shows of an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointAddress {
+    pub pod: Arc<str>,
+    pub address: Host,
+    pub port: u16,
+    pub port_name: Arc<str>,
+}
+
+impl From<Endpoint> for EndpointAddress {
+    fn from(endpoint: Endpoint) -> Self {
+        let Endpoint {
+            pod,
+            address,
+            port,
+            port_name,
+            ..
+        } = endpoint;
+        Self {
+            pod,
+            address,
+            port,
+            port_name,
+        }
+    }
+}
+
 /// One endpoint and its records in all formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointRecords {
-    pub endpoint: Endpoint,
+    /// Only this of the endpoint: whatever else of it matters is in the records.
+    pub endpoint: EndpointAddress,
     /// No two records have the same key.
     pub records: Vec<Record>,
     /// Ranges of `records` that are written and removed together, because they are useless apart. A record outside all
@@ -207,7 +235,7 @@ impl DesiredPod {
                 }
             }
             desired.by_endpoint.push(EndpointRecords {
-                endpoint,
+                endpoint: endpoint.into(),
                 records,
                 units,
             });

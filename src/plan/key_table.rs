@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::desired::DesiredPod;
 use super::in_flight::Ticket;
 use super::lease_pool::LeasePool;
 use super::work::Work;
@@ -100,12 +101,13 @@ pub(super) enum Observed {
 /// The states of all keys that are claimed, observed in etcd or under way.
 #[derive(Debug, Default)]
 pub(super) struct KeyTable {
-    states: BTreeMap<Key, KeyState>,
+    /// Boxed, because a B-tree whose keys are inserted in order leaves nearly half of its slots empty.
+    states: BTreeMap<Key, Box<KeyState>>,
 }
 
 impl KeyTable {
     pub fn get(&self, key: &str) -> Option<&KeyState> {
-        self.states.get(key)
+        self.states.get(key).map(|state| &**state)
     }
 
     pub fn contains(&self, key: &str) -> bool {
@@ -113,13 +115,14 @@ impl KeyTable {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&Key, &KeyState)> {
-        self.states.iter()
+        self.states.iter().map(|(key, state)| (key, &**state))
     }
 
     /// The keys that start with `prefix`.
     pub fn below(&self, prefix: &str) -> impl Iterator<Item = (&Key, &KeyState)> {
         let from = (Bound::Included(prefix), Bound::Unbounded);
         let behind = self.states.range::<str, _>(from);
+        let behind = behind.map(|(key, state)| (key, &**state));
         behind.take_while(move |(key, _)| key.starts_with(prefix))
     }
 
@@ -154,19 +157,40 @@ impl KeyTable {
         }
     }
 
+    /// Replaces the keys and values of `desired` by equal ones that are known, so that they are stored once.
+    pub fn share(&self, desired: &mut DesiredPod) {
+        let records = desired
+            .by_endpoint
+            .iter_mut()
+            .flat_map(|endpoint| &mut endpoint.records);
+        for record in records {
+            let Some((key, state)) = self.states.get_key_value(&*record.key) else {
+                continue;
+            };
+            record.key = key.clone();
+            if let Some(held) = state.held.as_ref().filter(|held| held.value == record.value) {
+                record.value = held.value.clone();
+            }
+        }
+    }
+
     // ---- desired ----
 
     /// Adds a claim. Returns whether other pods claim the key, too, so that the claims must be sorted. A key that is new
     /// here is foreign if etcd holds it without a lease.
     pub fn claim(&mut self, key: &Key, claim: Claim, is_without_lease: bool) -> bool {
-        let state = self.states.entry(key.clone()).or_insert_with(|| KeyState {
-            held: is_without_lease.then(foreign),
-            ..KeyState::default()
+        let state = self.states.entry(key.clone()).or_insert_with(|| {
+            Box::new(KeyState {
+                held: is_without_lease.then(foreign),
+                ..KeyState::default()
+            })
         });
         state.unit = None;
         state.last_claim = None;
         let is_new = !state.claims.contains(&claim);
         if is_new {
+            // Nearly every key has one claim, and a vector would begin with room for four.
+            state.claims.reserve_exact(1);
             state.claims.push(claim);
         }
         is_new && state.claims.len() > 1
@@ -246,6 +270,9 @@ impl KeyTable {
             // a key without a lease: it is foreign, and a prefix may have any number of them. It gets one when a pod claims it.
             return Observed::Unchanged;
         }
+        // The known text of the key is kept, so that it is stored once.
+        let known = self.states.get_key_value(&**key).map(|(known, _)| known.clone());
+        let key = known.as_ref().unwrap_or(key);
         let state = self.states.entry(key.clone()).or_default();
         if revision < state.seen {
             return Observed::Outdated;

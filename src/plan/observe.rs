@@ -66,6 +66,7 @@ impl Planner {
         }
         let is_absent = held.is_none();
         let is_without_lease = held.as_ref().is_some_and(|held| held.lease == LeaseId::NONE);
+        let held = held.map(|held| self.with_desired_value(key, held));
         let observed = self.keys.observe(key, held, revision, &mut self.leases);
         if observed != Observed::Outdated {
             self.prefixes.set_without_lease(key, is_without_lease);
@@ -76,6 +77,16 @@ impl Planner {
         if observed == Observed::Changed {
             self.key_changed(key);
         }
+    }
+
+    /// Returns `held` with the desired value in place of an equal one, so that it is stored once.
+    fn with_desired_value(&self, key: &Key, mut held: KeyValue) -> KeyValue {
+        let claim = self.keys.first_claim(key);
+        let desired = claim.and_then(|claim| self.registrations.value_of(key, claim));
+        if let Some(desired) = desired.filter(|desired| **desired == held.value) {
+            held.value = desired.clone();
+        }
+        held
     }
 
     /// Queues the work of `key`, and marks the registrations that claim it as changed.

@@ -211,8 +211,11 @@ impl Planner {
         &mut self,
         registration: &RegistrationRef,
         pod: &Arc<str>,
-        desired: Option<DesiredPod>,
+        mut desired: Option<DesiredPod>,
     ) -> Vec<Key> {
+        if let Some(desired) = &mut desired {
+            self.keys.share(desired);
+        }
         let change = self.registrations.set_desired(registration, pod, desired);
         let Some(ClaimChange { wanted, dropped }) = change else {
             return Vec::new();

@@ -335,8 +335,9 @@ impl Registrations {
         let others = state.unready.values_mut().chain(state.rationed.values_mut());
         others.for_each(|desired| desired.previous = None);
         let bare = |(pod, desired): (&Arc<str>, &DesiredPod)| {
+            desired.previous.as_ref()?;
             let mut bare = desired.clone();
-            bare.previous.take()?;
+            bare.previous = None;
             Some((pod.clone(), bare))
         };
         state.pods.iter().filter_map(bare).collect()

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::desired::{DesiredPod, EndpointRecords, Problem};
+use super::desired::{DesiredPod, EndpointAddress, EndpointRecords, Problem};
 use super::permissions::Right;
 use super::planner::Planner;
 use super::rejected::Rejection;
 use crate::api::Reason;
-use crate::model::{Endpoint, Key, LeaseId, Prefix, Record, RegistrationRef, Revision};
+use crate::model::{Key, LeaseId, Prefix, Record, RegistrationRef, Revision};
 
 /// What one registration has in etcd.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Report<'_> {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Registered<'a> {
     /// The endpoint.
-    pub endpoint: &'a Endpoint,
+    pub endpoint: &'a EndpointAddress,
     /// Its keys that etcd holds, with the value they should have.
     pub keys: Vec<Key>,
 }
@@ -327,7 +327,7 @@ mod tests {
     /// The desired records of `p` with one key for each of two ports.
     fn two_ports() -> DesiredPod {
         let endpoint_records = |port: u16| EndpointRecords {
-            endpoint: endpoint("p", port),
+            endpoint: endpoint("p", port).into(),
             records: vec![Record {
                 key: format!("/s/p:{port}").into(),
                 value: b"1".as_slice().into(),

@@ -461,7 +461,7 @@ fn conflict(conflicts: &[Conflict], aside: &[String]) -> (bool, Reason, String) 
 
 fn endpoints_of(registered: &[Registered<'_>]) -> (Vec<EndpointStatus>, usize) {
     let mut bytes = 0;
-    let mut listed = Vec::with_capacity(registered.len());
+    let mut listed = Vec::with_capacity(registered.len().min(MAX_ENDPOINTS));
     for Registered { endpoint, keys } in registered {
         let status = EndpointStatus {
             pod: endpoint.pod.to_string(),

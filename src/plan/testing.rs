@@ -334,7 +334,7 @@ pub(super) fn desired(pod: &str, keys: &[&str], value: &str) -> DesiredPod {
         value: value.as_bytes().into(),
     };
     let endpoint_records = EndpointRecords {
-        endpoint: endpoint(pod, 8080),
+        endpoint: endpoint(pod, 8080).into(),
         records: keys.iter().map(record).collect(),
         units: Vec::new(),
     };

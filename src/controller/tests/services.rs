@@ -100,11 +100,9 @@ impl Rig {
 
     /// Returns the endpoints of the spec in force under the name `name`; none if it is not to be registered.
     fn endpoints(&self, name: &str) -> Option<Vec<Endpoint>> {
-        match self.cache().pod_state(&orders(), name)? {
-            PodState::Ready(desired) => {
-                let endpoints = desired.by_endpoint.iter();
-                Some(endpoints.map(|records| records.endpoint.clone()).collect())
-            }
+        let cache = self.cache();
+        match cache.pod_state(&orders(), name)? {
+            PodState::Ready(_) => Some(cache.index.view_if_ready(&orders(), name)?.endpoints),
             _ => None,
         }
     }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use k8s_openapi::jiff::Timestamp;
 
 use super::*;
-use crate::model::{Endpoint, LeaseId, RegistrationRef};
-use crate::plan::testing::endpoint;
+use crate::model::{LeaseId, RegistrationRef};
+use crate::plan::EndpointAddress;
+use crate::plan::testing;
 
 const SUBJECT: Subject<'_> = Subject {
     aside: &[],
@@ -26,8 +27,12 @@ fn at(second: i64) -> Time {
     Time(Timestamp::from_second(second).unwrap())
 }
 
+fn endpoint(pod: &str, port: u16) -> EndpointAddress {
+    testing::endpoint(pod, port).into()
+}
+
 /// A report of `ready` pods of which `endpoints` are registered, each with one port.
-fn report(ready: usize, endpoints: &[Endpoint]) -> Report<'_> {
+fn report(ready: usize, endpoints: &[EndpointAddress]) -> Report<'_> {
     let registered = |endpoint| Registered {
         endpoint,
         keys: vec!["/s/p".into()],
@@ -333,7 +338,7 @@ fn a_registration_that_is_refused_says_why_in_one_place() {
 
 #[test]
 fn a_list_too_long_for_an_object_is_cut_and_says_how_much_is_missing() {
-    let endpoints: Vec<Endpoint> = (0..20_000)
+    let endpoints: Vec<EndpointAddress> = (0..20_000)
         .map(|pod| endpoint(&format!("orders-{pod:05}"), 8080))
         .collect();
     let status = status(&report(20_000, &endpoints), &Readiness::Firm);
@@ -347,7 +352,7 @@ fn a_list_too_long_for_an_object_is_cut_and_says_how_much_is_missing() {
 
 #[test]
 fn a_list_of_large_endpoints_is_cut_by_its_bytes() {
-    let endpoints: Vec<Endpoint> = (0..900)
+    let endpoints: Vec<EndpointAddress> = (0..900)
         .map(|pod| endpoint(&format!("orders-{pod:03}"), 8080))
         .collect();
     let mut report = report(900, &endpoints);

@@ -143,7 +143,7 @@ fn the_keys_of_one_pod_too_large_for_a_transaction_are_written_in_parts() {
         value: large.clone(),
     };
     let endpoint_records = EndpointRecords {
-        endpoint: endpoint("p", 1),
+        endpoint: endpoint("p", 1).into(),
         records: (0..30).map(record).collect(),
         units: Vec::new(),
     };
