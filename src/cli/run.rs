@@ -9,6 +9,8 @@ use crate::telemetry;
 
 /// The number of polled tasks after which a worker thread checks for new events and new tasks.
 const LOOK: u32 = 3;
+/// Threads of the runtime beside one per core.
+const SPARE_THREADS: usize = 2;
 
 /// Runs the operator until it is stopped (success) or cannot continue (failure, with the cause in the log).
 pub fn run(args: RunArgs) -> ExitCode {
@@ -57,9 +59,12 @@ pub fn run(args: RunArgs) -> ExitCode {
 }
 
 /// Builds a runtime that checks often for other tasks. Processing one namespace may take milliseconds per poll, and by
-/// default 61 such polls would pass before the next check for tasks of other namespaces.
+/// default 61 such polls would pass before the next check for tasks of other namespaces. It has more threads than there
+/// are cores: one that waits for the cache, which another one writes, must not keep leases from being renewed.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores + SPARE_THREADS)
         .enable_all()
         .event_interval(LOOK)
         .global_queue_interval(LOOK)

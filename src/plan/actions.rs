@@ -242,7 +242,7 @@ impl Planner {
         } else {
             MAX_ITEMS
         };
-        let max_computed = if self.work.do_limits_apply() {
+        let max_computed = if self.work.is_shared(excess) {
             MAX_COMPUTED
         } else {
             MAX_ITEMS

@@ -50,7 +50,7 @@ mod work;
 mod world;
 
 pub use actions::Step;
-pub use desired::{DesiredPod, EndpointRecords, FormatBinding, PodState, Problem};
+pub use desired::{DesiredPod, EndpointAddress, EndpointRecords, FormatBinding, PodState, Problem};
 pub use gated::GatedPod;
 pub use guard::{GuardEvent, GuardSettings, Hold, Moment, Release};
 pub use in_flight::Ticket;
@@ -65,3 +65,4 @@ pub use rejected::{Narrowed, Objection, Owner, Rejection};
 pub use report::{Conflict, Holder, Registered, Report};
 pub use since::Since;
 pub use status::{EndpointKind, Holding, Readiness, Subject, count, refused_status, status_of};
+pub use work::Served;

@@ -114,11 +114,12 @@ impl Prefixes {
         self.changed = true;
     }
 
+    pub fn has_former(&self) -> bool {
+        !self.former.is_empty()
+    }
+
     /// Stops watching the former prefixes that are `done`. `done` gets the prefix and whether it is listed.
     pub fn drop_former(&mut self, done: impl Fn(&Prefix, bool) -> bool) {
-        if self.former.is_empty() {
-            return;
-        }
         let before = self.former.len();
         self.former
             .retain(|prefix| !done(prefix, self.listed.contains_key(prefix)));
@@ -178,7 +179,7 @@ impl Planner {
     /// Drops prefixes of deleted registrations once none of our keys is left in them and none can still appear there. A
     /// key in a prefix that is not watched would be renewed for ever.
     pub(super) fn drop_former_prefixes(&mut self) {
-        if !self.is_kubernetes_complete {
+        if !self.is_kubernetes_complete || !self.prefixes.has_former() {
             return;
         }
         let used: HashSet<&Prefix> = self.registrations.prefixes().collect();

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::desired::PodState;
 use super::planner::Planner;
-use super::work::{Cause, Mark, Work};
+use super::work::{Cause, Mark, Served, Work};
 use crate::model::RegistrationRef;
 
 /// The desired state in Kubernetes.
@@ -49,14 +49,14 @@ impl Planner {
     }
 
     /// Sets the time at which namespaces above their rate limit are served no faster than the limit; none if they are
-    /// served as fast as possible, because no other namespace is active.
-    pub fn set_limits_apply(&mut self, at: Option<Instant>) {
-        self.work.set_limits_apply(at);
+    /// served as fast as possible, because no other namespace is active. `is_shared`: several namespaces are active.
+    pub fn set_activity(&mut self, limits_apply_at: Option<Instant>, is_shared: bool) {
+        self.work.set_activity(limits_apply_at, is_shared);
     }
 
-    /// Whether work of a namespace within its rate limit was looked at since the last call.
-    pub fn take_served_others(&mut self) -> bool {
-        self.work.take_served_others()
+    /// Returns the work that was looked at since the last call.
+    pub fn take_served(&mut self) -> Served {
+        self.work.take_served()
     }
 
     /// Whether work above the rate limit can be served: it is queued, and none of it is in flight.

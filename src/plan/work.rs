@@ -74,6 +74,21 @@ pub(super) struct Cause {
     pub serial: Option<u64>,
 }
 
+/// What was served, apart from unclaimed keys.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Served {
+    /// Work of a tenant without excess.
+    pub others: bool,
+    /// Work of another tenant without excess than before.
+    pub several: bool,
+}
+
+/// Whether a container with room for `capacity` items, of which `len` are left after a burst, has far more room than it
+/// needs. Shrinking it then costs less than the burst did.
+fn is_roomy(len: usize, capacity: usize) -> bool {
+    capacity >= 1024 && len * 8 < capacity
+}
+
 /// The queued work, and the work that waits for a lease or for space in etcd.
 #[derive(Debug, Default)]
 pub(super) struct WorkQueue {
@@ -86,8 +101,12 @@ pub(super) struct WorkQueue {
     /// The time at which namespaces above their rate limit are served no faster than the limit; none while no other
     /// namespace is active.
     limits_apply_at: Option<Instant>,
-    /// Whether work of a namespace without excess was served since the last [`Self::take_served_others`].
-    has_served_others: bool,
+    /// What was served since the last [`Self::take_served`].
+    served: Served,
+    /// The last tenant without excess that was served.
+    last_served: Option<Arc<str>>,
+    /// Whether several tenants are active.
+    is_shared: bool,
     /// Whether the last search for work stopped early, without a difference in the items that it looked at.
     has_more: bool,
     rate_limits: NamespaceRateLimiter,
@@ -231,6 +250,9 @@ impl WorkQueue {
     /// Takes the mark of `work`.
     pub fn take_mark(&mut self, work: &Work) -> Option<Mark> {
         let mark = self.marks.remove(work)?;
+        if is_roomy(self.marks.len(), self.marks.capacity()) {
+            self.marks.shrink_to(2 * self.marks.len());
+        }
         let place = (mark.serial, work.clone());
         if !self.oldest.remove(&place) {
             self.oldest_excess.remove(&place);
@@ -294,11 +316,20 @@ impl WorkQueue {
         {
             self.queue.push(&NOBODY, Work::Key(key));
         }
+        if is_roomy(self.unclaimed.len(), self.unclaimed.capacity()) {
+            self.unclaimed.shrink_to(2 * self.unclaimed.len());
+        }
     }
 
-    /// Sets the time at which the rate limits apply, none if they do not apply.
-    pub fn set_limits_apply(&mut self, at: Option<Instant>) {
-        self.limits_apply_at = at;
+    /// Sets the time at which the rate limits apply, none if they do not apply, and whether several tenants are active.
+    pub fn set_activity(&mut self, limits_apply_at: Option<Instant>, is_shared: bool) {
+        self.limits_apply_at = limits_apply_at;
+        self.is_shared = is_shared;
+    }
+
+    /// Whether large transactions would keep other tenants waiting.
+    pub fn is_shared(&self, excess: bool) -> bool {
+        self.is_shared || excess && self.do_limits_apply()
     }
 
     /// Whether namespaces above their rate limit are served no faster than the limit.
@@ -306,9 +337,9 @@ impl WorkQueue {
         self.limits_apply_at.is_some()
     }
 
-    /// Whether work of a namespace within its rate limit was served since the last call.
-    pub fn take_served_others(&mut self) -> bool {
-        std::mem::take(&mut self.has_served_others)
+    /// Returns what was served since the last call.
+    pub fn take_served(&mut self) -> Served {
+        std::mem::take(&mut self.served)
     }
 
     pub fn has_excess(&self) -> bool {
@@ -365,7 +396,13 @@ impl WorkQueue {
             if !self.queued.contains(&work) {
                 continue;
             }
-            self.has_served_others |= !excess && other.len_of(work.tenant()) == 0;
+            if !excess && other.len_of(work.tenant()) == 0 && !matches!(work, Work::Key(_)) {
+                self.served.others = true;
+                if self.last_served.as_ref() != Some(work.tenant()) {
+                    let former = self.last_served.replace(work.tenant().clone());
+                    self.served.several |= former.is_some();
+                }
+            }
             if let (Some(at), Work::Pod(registration, _)) = (limited_at, &work) {
                 self.rate_limits.admits(&registration.namespace, at);
             }
@@ -376,6 +413,9 @@ impl WorkQueue {
     /// Ends the time in which work from [`Self::next_of`] counts as queued.
     pub fn popped(&mut self, work: &Work) {
         self.queued.remove(work);
+        if is_roomy(self.queued.len(), self.queued.capacity()) {
+            self.queued.shrink_to(2 * self.queued.len());
+        }
         self.stop_waiting(work);
     }
 
@@ -385,7 +425,11 @@ impl WorkQueue {
 
     /// Stops `work` from waiting, because it is decided again and may then need another lease or none.
     fn stop_waiting(&mut self, work: &Work) {
-        if let Some(place) = self.waits.remove(work)
+        let place = self.waits.remove(work);
+        if is_roomy(self.waits.len(), self.waits.capacity()) {
+            self.waits.shrink_to(2 * self.waits.len());
+        }
+        if let Some(place) = place
             && let Some(waiting) = self.waiting.get_mut(&place)
             && let Some(keys) = waiting.works.remove(work)
         {
@@ -628,6 +672,19 @@ mod tests {
     }
 
     #[test]
+    fn room_for_a_burst_is_given_back_when_it_is_over() {
+        let (mut list, now) = (WorkQueue::default(), Instant::now());
+        for i in 0..10_000 {
+            mark(&mut list, &pod("shop", &i.to_string()), false, now);
+        }
+        while let Some(work) = pop(&mut list) {
+            assert!(list.take_mark(&work).is_some());
+        }
+        let room = list.marks.capacity().max(list.queued.capacity());
+        assert!(room < 1024, "room for {room} is left");
+    }
+
+    #[test]
     fn namespace_above_its_rate_limit_waits_only_while_another_one_waits() {
         let (mut list, now) = (WorkQueue::default(), Instant::now());
         list.set_rate_limit(5);
@@ -681,10 +738,15 @@ mod tests {
         }
         let next = |list: &mut WorkQueue| list.next_of(|_, _| true, false);
         while next(&mut list).is_some() {}
-        assert!(!list.take_served_others());
+        assert!(!list.take_served().others);
         mark(&mut list, &pod("quiet", "p"), false, now);
         assert_eq!(next(&mut list), Some(work(&pod("quiet", "p"))));
-        assert!(list.take_served_others() && !list.take_served_others());
+        let served = list.take_served();
+        assert!(served.others && !served.several && !list.take_served().others);
+        mark(&mut list, &pod("quiet", "q"), false, now);
+        assert!(next(&mut list).is_some() && !list.take_served().several);
+        mark(&mut list, &pod("other", "p"), false, now);
+        assert!(next(&mut list).is_some() && list.take_served().several);
     }
 
     #[test]
@@ -696,11 +758,11 @@ mod tests {
         }
         let served = |list: &mut WorkQueue, excess| std::iter::from_fn(|| list.next_of(|_, _| true, excess)).count();
         assert_eq!(served(&mut list, false), 11);
-        list.set_limits_apply(Some(start));
+        list.set_activity(Some(start), false);
         assert_eq!(served(&mut list, true), 0);
-        list.set_limits_apply(Some(start + Duration::from_secs(1)));
+        list.set_activity(Some(start + Duration::from_secs(1)), false);
         assert_eq!(served(&mut list, true), 5);
-        list.set_limits_apply(None);
+        list.set_activity(None, false);
         assert_eq!(served(&mut list, true), 4);
     }
 

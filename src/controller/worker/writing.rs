@@ -54,6 +54,8 @@ pub struct Writing {
     pub(super) rest: Rest,
     /// When work of a namespace within its rate limit was last served.
     others_at: Option<Instant>,
+    /// The same after work of another such namespace.
+    several_at: Option<Instant>,
 }
 
 /// What is left to do after a step, without a further event.
@@ -112,6 +114,7 @@ impl Writing {
             throttled: false,
             rest: Rest::Nothing,
             others_at: None,
+            several_at: None,
         }
     }
 
@@ -282,12 +285,14 @@ impl RegistryWorker {
     /// Returns the planner's next step. The rate limits apply while other namespaces are active.
     fn next_step(&mut self, cache: &Cache, most: usize, now: Instant) -> Option<Step> {
         let is_active = |at: &Instant| now < *at + ACTIVE;
-        self.planner
-            .set_limits_apply(self.writing.others_at.filter(is_active).map(|_| now));
+        self.planner.set_activity(
+            self.writing.others_at.filter(is_active).map(|_| now),
+            self.writing.several_at.is_some_and(|at| is_active(&at)),
+        );
         let step = self.planner.next(cache, most, usize::MAX);
-        if self.planner.take_served_others() {
-            self.writing.others_at = Some(now);
-        }
+        let served = self.planner.take_served();
+        self.writing.others_at = served.others.then_some(now).or(self.writing.others_at);
+        self.writing.several_at = served.several.then_some(now).or(self.writing.several_at);
         step
     }
 

@@ -314,7 +314,7 @@ impl Operator {
         }
         // Other namespaces are active until everything that was sent is answered.
         self.planner
-            .set_limits_apply((!self.sent.is_empty()).then_some(self.now));
+            .set_activity((!self.sent.is_empty()).then_some(self.now), !self.sent.is_empty());
         let mut news = None;
         let step = loop {
             news = self.planner.decide_removals(moment, None, || "h".to_owned()).or(news);

@@ -65,17 +65,22 @@ impl Rig {
 
     /// Carries out all steps towards `desired`; returns the data keys that were written, in order.
     fn reconcile(&mut self, desired: &Pods) -> Vec<Key> {
+        self.transactions(desired, 4).concat()
+    }
+
+    /// The same by transaction, with at most `max_ops` in each.
+    fn transactions(&mut self, desired: &Pods, max_ops: usize) -> Vec<Vec<Key>> {
         let mut written = Vec::new();
         for _ in 0..1000 {
             self.listen();
-            match self.planner.next(desired, 4, 0) {
+            match self.planner.next(desired, max_ops, 0) {
                 None => return written,
                 Some(Step::Continue) => {}
                 Some(Step::Write(ticket, transaction)) => {
                     let verdict = self.commit(&transaction);
                     self.planner.complete(ticket, Some(verdict));
                     let data = transaction.ops.iter().map(Op::key).filter(|key| key.starts_with("/s/"));
-                    written.extend(data.cloned());
+                    written.push(data.cloned().collect());
                 }
                 Some(Step::Grant { ttl, count }) => {
                     for _ in 0..count {
@@ -238,4 +243,42 @@ fn pod_that_is_deleted_while_its_registration_is_edited_is_not_held() {
     };
     rig.reconcile(&pods);
     assert_eq!(rig.left(), 0);
+}
+
+#[test]
+fn transactions_of_a_tenant_are_small_only_while_another_one_is_active() {
+    let names: Vec<&'static str> = (0..200).map(|i| &*format!("p{i}").leak()).collect();
+    let pods = Pods::of("orders", &names);
+    let largest = |is_shared: bool| {
+        let mut rig = Rig::new();
+        names.iter().for_each(|pod| rig.mark("orders", pod));
+        rig.planner.set_activity(Some(Instant::now()), is_shared);
+        let written = rig.transactions(&pods, Transaction::MAX_OPS);
+        written.iter().map(Vec::len).max()
+    };
+    // Work that waited for a lease was computed before.
+    assert!(largest(true).is_some_and(|ops| ops < 64));
+    assert_eq!(largest(false), Some(Transaction::MAX_OPS));
+}
+
+#[test]
+fn keys_and_values_are_stored_once() {
+    let mut rig = Rig::new();
+    let pods = Pods::of("orders", &["a"]);
+    rig.mark("orders", "a");
+    rig.reconcile(&pods);
+    rig.listen();
+    rig.mark("orders", "a");
+    let mut edited = Pods::of("orders", &["a"]);
+    edited.selected[0].2.gated = Some("10.0.0.7".into());
+    rig.reconcile(&edited);
+    let registrations = &rig.planner.registrations;
+    let desired = registrations
+        .desired(&reference("orders"), &"a".into())
+        .expect("it is registered");
+    let record = &desired.by_endpoint[0].records[0];
+    let (known, state) = rig.planner.keys.iter().next().expect("one key");
+    assert!(std::ptr::eq(&*record.key, &**known));
+    let held = state.held.as_ref().expect("it is in etcd");
+    assert!(Arc::ptr_eq(&record.value, &held.value));
 }
