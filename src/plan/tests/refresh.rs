@@ -251,7 +251,9 @@ fn transactions_of_a_tenant_are_small_only_while_another_one_is_active() {
     let pods = Pods::of("orders", &names);
     let largest = |is_shared: bool| {
         let mut rig = Rig::new();
-        names.iter().for_each(|pod| rig.mark("orders", pod));
+        for pod in &names {
+            rig.mark("orders", pod);
+        }
         rig.planner.set_activity(Some(Instant::now()), is_shared);
         let written = rig.transactions(&pods, Transaction::MAX_OPS);
         written.iter().map(Vec::len).max()
@@ -278,7 +280,7 @@ fn keys_and_values_are_stored_once() {
         .expect("it is registered");
     let record = &desired.by_endpoint[0].records[0];
     let (known, state) = rig.planner.keys.iter().next().expect("one key");
-    assert!(std::ptr::eq(&*record.key, &**known));
+    assert!(Arc::ptr_eq(&record.key, known));
     let held = state.held.as_ref().expect("it is in etcd");
     assert!(Arc::ptr_eq(&record.value, &held.value));
 }

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use super::probe::Followed;
+
 /// Times in the order of their length.
 pub struct Times(Vec<Duration>);
 
@@ -32,8 +34,16 @@ impl Report {
         self.add(what, format!("p50 {}, p99 {}", ms(p50), ms(p99)), ratio);
     }
 
+    /// Adds how long the keys of a tenant take beside a load, where that time passes, and the ratios to `alone`.
+    pub fn beside(&mut self, what: &str, times: &Followed, alone: &Followed) {
+        self.slowest(what, &times.key, &alone.key);
+        let heard = "the same, until a client hears of it that only watches the pod";
+        self.slowest(heard, &times.heard, &alone.heard);
+        self.slowest("the same, from then to the key", &times.after, &alone.after);
+    }
+
     /// Adds median and 99th percentile, and the ratio of the 99th percentile to that of `base`.
-    pub fn slowest(&mut self, what: &str, times: &Times, base: &Times) {
+    fn slowest(&mut self, what: &str, times: &Times, base: &Times) {
         let (p50, p99) = (times.percentile(50), times.percentile(99));
         let ratio = ratio(p99, base.percentile(99));
         self.add(

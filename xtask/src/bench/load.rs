@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use etcd_client::{Client, PutOptions, Txn, TxnOp};
+use etcd_client::{Client, Compare, CompareOp, PutOptions, Txn, TxnOp};
 use futures::{StreamExt, TryStreamExt, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
@@ -28,7 +28,7 @@ fn registrations(namespace: &Namespace) -> Api<ServiceRegistration> {
     Api::namespaced(namespace.client(), namespace.name())
 }
 
-fn pods(namespace: &Namespace) -> Api<Pod> {
+pub fn pods(namespace: &Namespace) -> Api<Pod> {
     Api::namespaced(namespace.client(), namespace.name())
 }
 
@@ -117,15 +117,18 @@ pub async fn annotate(namespace: &Namespace, name: &str, times: u32) -> Result<(
     Ok(())
 }
 
-/// Changes the weight of all endpoints of a registration, which no record in the format `Plain` contains.
-pub async fn edit(namespace: &Namespace, name: &str, times: u32) -> Result<()> {
-    for time in 0..times {
-        let change = json!({"spec": {"weight": 1 + time % 2}});
+/// Changes the weight of all endpoints of a registration, which no record in the format `Plain` contains; returns how
+/// often.
+pub async fn edit(namespace: &Namespace, name: &str, enough: Duration) -> Result<u32> {
+    let (mut times, begin) = (0, Instant::now());
+    while begin.elapsed() < enough {
+        let change = json!({"spec": {"weight": 1 + times % 2}});
         registrations(namespace)
             .patch(name, &PatchParams::default(), &Patch::Merge(change))
             .await?;
+        times += 1;
     }
-    Ok(())
+    Ok(times)
 }
 
 /// Deletes all pods of a namespace; returns when the last one was gone.
@@ -156,7 +159,7 @@ pub async fn flip_slowly(namespace: &Namespace, pause: Duration, enough: Duratio
 
 /// Writes keys of another program, without a lease; returns how long it took.
 pub async fn put(etcd: &Client, prefix: &str, count: u32, size: usize) -> Result<Duration> {
-    write(etcd, (prefix, count), &"v".repeat(size), &[0]).await
+    write(etcd, (prefix, count), &"v".repeat(size), &[0], Puts::Plain).await
 }
 
 /// Deletes all keys below a prefix.
@@ -166,27 +169,57 @@ pub async fn clear_foreign(etcd: &Client, prefix: &str) -> Result<()> {
     Ok(())
 }
 
+/// How a key is put.
+#[derive(Clone, Copy)]
+pub enum Puts {
+    Plain,
+    /// As the operator does it: only if the key does not exist, and only if a fence holds.
+    Guarded,
+}
+
 /// Writes keys on leases as the operator does, but without a thought: the same number in a transaction, as many
 /// transactions at once, as many keys on a lease.
-pub async fn put_leased(etcd: &Client, prefix: &str, count: u32, size: usize) -> Result<Duration> {
+pub async fn put_leased(etcd: &Client, (prefix, count): (&str, u32), size: usize, puts: Puts) -> Result<Duration> {
     let mut leases = Vec::new();
     for _ in 0..count.div_ceil(256) {
         leases.push(etcd.clone().lease_grant(60, None).await?.id());
     }
-    write(etcd, (prefix, count), &"v".repeat(size), &leases).await
+    write(etcd, (prefix, count), &"v".repeat(size), &leases, puts).await
 }
 
-async fn write(etcd: &Client, (prefix, count): (&str, u32), value: &str, leases: &[i64]) -> Result<Duration> {
+async fn write(
+    etcd: &Client,
+    (prefix, count): (&str, u32),
+    value: &str,
+    leases: &[i64],
+    how: Puts,
+) -> Result<Duration> {
+    let fence = format!("{prefix}fence");
+    etcd.clone().put(&*fence, "", None).await?;
     let begin = Instant::now();
     let batch = |first: u32| {
         let put = |i: u32| {
             let lease = leases[i as usize / 256 % leases.len()];
             let options = PutOptions::new().with_lease(lease);
-            TxnOp::put(format!("{prefix}{i:08}"), value, Some(options))
+            let key = format!("{prefix}{i:08}");
+            let put = TxnOp::put(&*key, value, Some(options));
+            match how {
+                Puts::Plain => put,
+                Puts::Guarded => TxnOp::txn(
+                    Txn::new()
+                        .when([Compare::create_revision(&*key, CompareOp::Equal, 0)])
+                        .and_then([put])
+                        .or_else([TxnOp::get(&*key, None)]),
+                ),
+            }
         };
         let puts: Vec<_> = (first..count.min(first + PUTS)).map(put).collect();
+        let holds = match how {
+            Puts::Plain => Vec::new(),
+            Puts::Guarded => vec![Compare::create_revision(&*fence, CompareOp::Greater, 0)],
+        };
         let mut etcd = etcd.clone();
-        async move { etcd.txn(Txn::new().and_then(puts)).await.map(drop) }
+        async move { etcd.txn(Txn::new().when(holds).and_then(puts)).await.map(drop) }
     };
     let all = stream::iter((0..count).step_by(PUTS as usize))
         .map(batch)

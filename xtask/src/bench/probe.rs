@@ -2,15 +2,48 @@
 
 use std::time::{Duration, Instant};
 
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
 use testbed::{Bed, Event, History, Kind, Namespace, NewPod, until};
+
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use super::{
     PATIENCE,
     figures::Times,
+    load,
     scene::{register, wait_registered},
 };
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+/// How long a key takes to follow changes of readiness, and where that time passes.
+pub struct Followed {
+    /// From the request to the key.
+    pub key: Times,
+    /// From the request until a client that watches the pod hears of the change.
+    pub heard: Times,
+    /// From then to the key: the time of the operator and etcd.
+    pub after: Times,
+}
+
+impl Followed {
+    fn of(changes: &[Change]) -> Self {
+        let times = |time: fn(&Change) -> Duration| Times::of(changes.iter().map(time).collect());
+        Self {
+            key: times(|change| change.key),
+            heard: times(|change| change.heard),
+            after: times(|change| change.key.saturating_sub(change.heard)),
+        }
+    }
+}
+
+/// The times of one change, from the request on.
+pub struct Change {
+    pub key: Duration,
+    heard: Duration,
+}
 
 pub struct Probe {
     namespace: Namespace,
@@ -19,6 +52,9 @@ pub struct Probe {
     is_ready: bool,
     /// Events of the key so far.
     events: usize,
+    /// The readiness of the pod as a client hears of it that only watches the pod, and when.
+    heard: mpsc::UnboundedReceiver<(bool, Instant)>,
+    _watch: JoinSet<()>,
 }
 
 impl Probe {
@@ -29,21 +65,46 @@ impl Probe {
         wait_registered(&namespace, pod, 1).await?;
         let history = History::watch(bed.registry(), &key(&namespace, pod), 0).await?;
         let pod = pod.to_owned();
+        let (heard_sender, heard) = mpsc::unbounded_channel();
+        let config = watcher::Config::default().fields(&format!("metadata.name={pod}"));
+        let mut seen = watcher(load::pods(&namespace), config).applied_objects().boxed();
+        let mut watch = JoinSet::new();
+        watch.spawn(async move {
+            while let Ok(Some(pod)) = seen.try_next().await {
+                let _ = heard_sender.send((is_ready(&pod), Instant::now()));
+            }
+        });
         Ok(Self {
             namespace,
             pod,
             history,
             is_ready: true,
             events: 0,
+            heard,
+            _watch: watch,
         })
     }
 
-    /// Changes the readiness once; returns the time from the request until the key has followed.
-    pub async fn change(&mut self) -> Result<Duration> {
+    /// Changes the readiness once, and waits until the key has followed.
+    pub async fn change(&mut self) -> Result<Change> {
         let sent = Instant::now();
         self.is_ready = !self.is_ready;
         self.namespace.set_ready(&self.pod, self.is_ready).await?;
-        self.next_event(sent).await
+        let key = self.next_event(sent).await?;
+        let heard = timeout(PATIENCE, async {
+            while let Some((is_ready, at)) = self.heard.recv().await {
+                if is_ready == self.is_ready && at >= sent {
+                    return Some(at.duration_since(sent));
+                }
+            }
+            None
+        });
+        let heard = heard.await.ok().flatten();
+        let broken = || Error::Broken("a client that watches the pod has not heard of its change".to_owned());
+        Ok(Change {
+            key,
+            heard: heard.ok_or_else(broken)?,
+        })
     }
 
     /// Deletes the key as another client would, `etcd`; returns the time from the request until the operator has
@@ -80,30 +141,36 @@ impl Probe {
     }
 
     /// Changes the readiness so many times.
-    pub async fn measure(&mut self, tries: u32) -> Result<Times> {
-        let mut times = Vec::new();
+    pub async fn measure(&mut self, tries: u32) -> Result<Followed> {
+        let mut changes = Vec::new();
         for _ in 0..tries {
-            times.push(self.change().await?);
+            changes.push(self.change().await?);
         }
-        Ok(Times::of(times))
+        Ok(Followed::of(&changes))
     }
 
     /// Changes the readiness until `load` has ended.
-    pub async fn beside<T>(&mut self, load: impl Future<Output = Result<T>>) -> Result<(Times, T)> {
+    pub async fn beside<T>(&mut self, load: impl Future<Output = Result<T>>) -> Result<(Followed, T)> {
         let mut load = std::pin::pin!(load);
-        let mut times = Vec::new();
+        let mut changes = Vec::new();
         loop {
             let change = self.change();
             let mut change = std::pin::pin!(change);
             tokio::select! {
                 done = &mut load => {
-                    times.push(change.await?);
-                    return Ok((Times::of(times), done?));
+                    changes.push(change.await?);
+                    return Ok((Followed::of(&changes), done?));
                 }
-                time = &mut change => times.push(time?),
+                change = &mut change => changes.push(change?),
             }
         }
     }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().filter_map(|status| status.conditions.as_ref());
+    let mut ready = conditions.flatten().filter(|condition| condition.type_ == "Ready");
+    ready.any(|condition| condition.status == "True")
 }
 
 fn key(namespace: &Namespace, pod: &str) -> String {

@@ -12,8 +12,8 @@ use testbed::{Bed, Namespace, NewPod};
 use super::{
     Options, PATIENCE,
     figures::{Report, Times, kilo, ratio},
-    load,
-    probe::Probe,
+    load::{self, Puts},
+    probe::{Followed, Probe},
     scene::{MANY, Scene, create_pods, pod_name, register, wait_registered},
 };
 use crate::error::Result;
@@ -61,7 +61,17 @@ pub async fn run(scene: &Scene, options: &Options, report: &mut Report) -> Resul
     let mut quiet = Probe::register(bed, bed.namespace_named("quiet").await?, "probe").await?;
     quiet.measure(20).await?;
     let alone = quiet.measure(options.tries).await?;
-    report.time("key of a quiet tenant after a change of readiness, alone", &alone, None);
+    report.time(
+        "key of a quiet tenant after a change of readiness, alone",
+        &alone.key,
+        None,
+    );
+    report.time(
+        "the same, until a client hears of it that only watches the pod",
+        &alone.heard,
+        None,
+    );
+    report.time("the same, from then to the key", &alone.after, None);
 
     for part in Part::value_variants() {
         if !options.only.is_empty() && !options.only.contains(part) {
@@ -74,14 +84,14 @@ pub async fn run(scene: &Scene, options: &Options, report: &mut Report) -> Resul
             Part::Removal => Box::pin(removal(bed, &mut quiet, &alone, report)).await?,
             Part::Foreign => foreign(scene, &mut quiet, report).await?,
             Part::Bulk => bulk(scene, &mut quiet, report).await?,
-            Part::Large => large(scene, options, &mut quiet, &alone, report).await?,
+            Part::Large => Box::pin(large(scene, options, &mut quiet, &alone, report)).await?,
         }
     }
     Ok(())
 }
 
 /// A tenant with many registrations whose pods change all the time.
-async fn flood(bed: &Bed, quiet: &mut Probe, alone: &Times, report: &mut Report) -> Result<()> {
+async fn flood(bed: &Bed, quiet: &mut Probe, alone: &Followed, report: &mut Report) -> Result<()> {
     let flood = bed.namespace_named("flood").await?;
     for name in ["flood-0", "flood-1"] {
         flood
@@ -93,12 +103,12 @@ async fn flood(bed: &Bed, quiet: &mut Probe, alone: &Times, report: &mut Report)
     let storm = load::flap(&flood, ["flood-0", "flood-1"], LOAD);
     let (times, changes) = quiet.beside(storm).await?;
     let what = format!("beside {FLAPPING} registrations of two pods that flap, {changes} changes");
-    report.slowest(&what, &times, alone);
+    report.beside(&what, &times, alone);
     load::clear(bed.registry(), &flood).await
 }
 
 /// Many pods that are deleted at once.
-async fn removal(bed: &Bed, quiet: &mut Probe, alone: &Times, report: &mut Report) -> Result<()> {
+async fn removal(bed: &Bed, quiet: &mut Probe, alone: &Followed, report: &mut Report) -> Result<()> {
     let (pods, registrations) = DELETED;
     let mass = bed.namespace_named("mass").await?;
     create_pods(&mass, pods).await?;
@@ -118,7 +128,7 @@ async fn removal(bed: &Bed, quiet: &mut Probe, alone: &Times, report: &mut Repor
             deleted.duration_since(begin).as_secs_f64()
         )),
     );
-    report.slowest("key of the quiet tenant meanwhile", &times, alone);
+    report.beside("key of the quiet tenant meanwhile", &times, alone);
     load::clear(bed.registry(), &mass).await
 }
 
@@ -143,7 +153,7 @@ async fn foreign(scene: &Scene, quiet: &mut Probe, report: &mut Report) -> Resul
     let after = scene.memory_at_rest().await?;
     let what = format!("memory after listing {count} keys of {size} bytes of another program");
     report.memory(&what, after, Some((before, count)));
-    report.time("key of the quiet tenant while they are listed", &times, None);
+    report.time("key of the quiet tenant while they are listed", &times.key, None);
     load::clear_foreign(&etcd, "/services/foreign/kept/").await?;
     Ok(())
 }
@@ -186,15 +196,23 @@ async fn bulk(scene: &Scene, quiet: &mut Probe, report: &mut Report) -> Result<(
 }
 
 /// A registration with many pods.
-async fn large(scene: &Scene, options: &Options, quiet: &mut Probe, alone: &Times, report: &mut Report) -> Result<()> {
+async fn large(
+    scene: &Scene,
+    options: &Options,
+    quiet: &mut Probe,
+    alone: &Followed,
+    report: &mut Report,
+) -> Result<()> {
     let pods = options.pods;
     let large = scene.bed.namespace_named("large").await?;
     create_pods(&large, pods).await?;
-    cold(scene, &large, pods, report).await?;
+    Box::pin(cold(scene, &large, pods, report)).await?;
 
-    let (times, ()) = quiet.beside(load::edit(&large, MANY, 50)).await?;
-    let what = format!("beside a registration of {pods} pods that is edited 50 times");
-    report.slowest(&what, &times, alone);
+    // The default limits.
+    scene.configure(&json!({"guard": {"mode": "Off"}})).await?;
+    let (times, edits) = quiet.beside(load::edit(&large, MANY, LOAD)).await?;
+    let what = format!("beside a registration of {pods} pods that is edited {edits} times in {LOAD:?}");
+    report.beside(&what, &times, alone);
 
     let flips = load::flip_slowly(&large, Duration::from_millis(300), LOAD);
     let (writes, bytes) = load::status_bytes(&large, MANY, flips).await?;
@@ -213,7 +231,17 @@ async fn cold(scene: &Scene, large: &Namespace, pods: u32, report: &mut Report) 
     let off = json!({"mode": "Off"});
     scene.configure(&json!({"guard": off, "limits": limits})).await?;
     let etcd = scene.bed.registry().client().await?;
-    let raw = load::put_leased(&etcd, "/raw/", pods, 100).await?;
+    let plain = load::put_leased(&etcd, ("/plain/", pods), 100, Puts::Plain).await?;
+    load::clear_foreign(&etcd, "/plain/").await?;
+    // The operator and the bench watch the operator's keys.
+    let registry = scene.bed.registry();
+    let watching = [
+        testbed::History::watch(registry, "/raw/", 0).await?,
+        testbed::History::watch(registry, "/raw/", 0).await?,
+    ];
+    let guarded = load::put_leased(&etcd, ("/raw/", pods), 100, Puts::Guarded).await?;
+    drop(watching);
+    load::clear_foreign(&etcd, "/raw/").await?;
     let history = testbed::History::watch(scene.bed.registry(), &format!("/services/{}/", large.name()), 0).await?;
     register(large, MANY, json!({"selector": {"matchLabels": {"app": MANY}}})).await?;
     let all = pods as usize;
@@ -224,11 +252,11 @@ async fn cold(scene: &Scene, large: &Namespace, pods: u32, report: &mut Report) 
         &format!("{pods} keys with the highest limits, from the first to the last"),
         format!("{:.0} keys/s", f64::from(pods) / took.as_secs_f64()),
         Some(format!(
-            "{} of the time of plain puts in equal transactions",
-            ratio(took, raw)
+            "{} of the time of equal transactions, {} of plain puts without a watch",
+            ratio(took, guarded),
+            ratio(took, plain)
         )),
     );
-    load::clear_foreign(&etcd, "/raw/").await?;
     wait_registered(large, MANY, pods).await
 }
 
@@ -281,11 +309,11 @@ async fn broken_watch(
     let what = format!("memory with {keys} keys, and what earlier parts left behind");
     report.memory(&what, scene.memory_at_rest().await?, None);
     let alone = quiet.measure(50).await?;
-    report.time("key of the quiet tenant beside them", &alone, None);
+    report.time("key of the quiet tenant beside them", &alone.key, None);
     let writes = scene.calls("patch_status").await?;
     scene.bed.registry().restart(0).await?;
     let times = quiet.measure(50).await?;
-    report.slowest("the same after etcd was restarted, with what it missed", &times, &alone);
+    report.beside("the same after etcd was restarted, with what it missed", &times, &alone);
     scene.memory_at_rest().await?;
     // The status of the quiet tenant's registration follows its pod at least once a second.
     report.figure(
