@@ -292,7 +292,10 @@ impl Namespace {
                     self.put_registration(name, selecting);
                     return marks;
                 }
-                endpoints = former.endpoints(nodes);
+                // Of pods, there are neither more nor fewer.
+                if !former.registration.target.is_pods() {
+                    endpoints = former.endpoints(nodes);
+                }
                 selecting = Selecting {
                     registration: selecting.registration,
                     ..former

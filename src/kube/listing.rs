@@ -9,6 +9,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -165,28 +166,42 @@ impl Listing {
     /// defaults, by a dry run that changes nothing. The registration must name its namespace.
     pub async fn admitted(&self, registration: &ServiceRegistration) -> Result<ServiceRegistration, ListingError> {
         let (namespace, name) = (registration.namespace().unwrap_or_default(), registration.name_any());
-        let api: Api<ServiceRegistration> = Api::namespaced(self.client.clone(), &namespace);
-        let dry_run = PostParams {
-            dry_run: true,
-            ..PostParams::default()
-        };
+        let api = Api::namespaced(self.client.clone(), &namespace);
         let doing = format!("validate the ServiceRegistration {namespace}/{name} by a dry run");
-        let mut registration = registration.clone();
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            let present = answer(&doing, api.get_metadata_opt(&name)).await?;
-            // The resourceVersion in a file may be outdated.
-            registration.metadata.resource_version = present.as_ref().and_then(ResourceExt::resource_version);
-            let admitted = match present {
-                Some(_) => answer(&doing, api.replace(&name, &dry_run, &registration)).await,
-                None => answer(&doing, api.create(&dry_run, &registration)).await,
-            };
-            match admitted {
-                // The operator writes the status whenever it has something to report.
-                Err(ListingError::Refused { cause, .. }) if is_conflict(&cause) && attempts < DRY_RUN_ATTEMPTS => {}
-                admitted => return admitted,
-            }
+        dry_run(&api, registration.clone(), &doing).await
+    }
+
+    /// The same for a Registry.
+    pub async fn admitted_registry(&self, registry: &Registry) -> Result<Registry, ListingError> {
+        let api = Api::all(self.client.clone());
+        let doing = format!("validate the Registry {} by a dry run", registry.name_any());
+        dry_run(&api, registry.clone(), &doing).await
+    }
+}
+
+async fn dry_run<K>(api: &Api<K>, mut object: K, doing: &str) -> Result<K, ListingError>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Serialize,
+{
+    let name = object.name_any();
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let present = answer(doing, api.get_metadata_opt(&name)).await?;
+        // The resourceVersion in a file may be outdated.
+        object.meta_mut().resource_version = present.as_ref().and_then(ResourceExt::resource_version);
+        let admitted = match present {
+            Some(_) => answer(doing, api.replace(&name, &params, &object)).await,
+            None => answer(doing, api.create(&params, &object)).await,
+        };
+        match admitted {
+            // The operator writes the status whenever it has something to report.
+            Err(ListingError::Refused { cause, .. }) if is_conflict(&cause) && attempts < DRY_RUN_ATTEMPTS => {}
+            admitted => return admitted,
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use testbed::Result;
 
 use crate::Turn;
-use crate::support::{operator, pod, registration, wait_keys};
+use crate::support::{API, operator, pod, registration, wait_keys};
 
 /// Runs `leasehold plan` with these arguments.
 pub fn plan(args: &[&str]) -> Output {
@@ -125,5 +125,48 @@ async fn what_admission_refuses_has_no_plan() -> Result<()> {
         code == Some(1) && told.contains("Registry \"nowhere\", which does not exist"),
         "{code:?} {told}"
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn plan_of_a_registry_says_beforehand_which_keys_its_rules_remove() -> Result<()> {
+    let turn = Turn::take("plan-rules", 1, 30).await?;
+    let _operator = operator(turn.bed, "operator-0");
+    let prefix = format!("/plan/{}/", turn.namespace.name());
+    let format = json!({"type": "Plain", "plain": {"prefix": prefix.trim_end_matches('/')}});
+    let orders = registration(
+        "orders",
+        &json!({"ports": [{"name": "grpc", "port": 8080}], "formats": [format]}),
+    );
+    turn.namespace.apply(orders).await?;
+    turn.namespace.create_pod(&pod("a", "orders").ip("10.9.7.1")).await?;
+    wait_keys(&turn.etcd, &prefix, &["a"]).await;
+
+    let with = |access: Value| {
+        let mut spec = json!({
+            "etcd": {"endpoints": turn.etcd.endpoints()},
+            "defaults": {"leaseTTLSeconds": 30},
+        });
+        if !access.is_null() {
+            spec["access"] = access;
+        }
+        json!({"apiVersion": API, "kind": "Registry", "metadata": {"name": "default"}, "spec": spec})
+    };
+    let (code, same) = planned(&turn, &with(Value::Null));
+    assert_eq!((code, &same["registrations"]), (Some(0), &json!([])), "{same:#}");
+    let elsewhere = json!({"rules": [{"name": "all", "namespaceSelector": {}, "prefixes": ["/elsewhere/"]}]});
+    let (code, denied) = planned(&turn, &with(elsewhere.clone()));
+    assert_eq!(
+        (code, changes(&denied, &prefix)),
+        (Some(2), vec!["remove a ".to_owned()]),
+        "{denied:#}"
+    );
+    assert_eq!(
+        wait_keys(&turn.etcd, &prefix, &["a"]).await.len(),
+        1,
+        "a plan changes nothing"
+    );
+    turn.bed.objects().apply(with(elsewhere)).await?;
+    wait_keys(&turn.etcd, &prefix, &[]).await;
     Ok(())
 }

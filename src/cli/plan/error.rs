@@ -23,7 +23,7 @@ pub enum Error {
         cause: String,
     },
     #[error(
-        "the files that -f names contain no ServiceRegistration and no Service with the annotation leasehold.dev/register"
+        "the files that -f names contain no ServiceRegistration, no Service with the annotation leasehold.dev/register, and without --pods no Registry"
     )]
     Nothing,
     #[error("the Service {service:?} has annotations that the operator would not carry out: {problems}")]

@@ -1,6 +1,6 @@
 //! Plans against a live cluster and the Registry's etcd. Only reads both.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::manifests::Manifests;
 use super::{Compared, Plan, unix_time};
 use crate::api::{AddressType, FormatType, Registry, ServiceRegistration};
 use crate::cli::entry::{Closed, access};
-use crate::controller::{ClusterState, Outcome, Preview, meet};
+use crate::controller::{ClusterState, Outcome, Preview, Refusal, meet};
 use crate::etcd::{Access, Connection, Timeouts};
 use crate::format::RecordFormats;
 use crate::kube::{Listing, WatchScope};
@@ -46,7 +46,7 @@ pub async fn find(
     }
     formats.wanted = formats.present.clone();
     formats.wanted.add(&manifests.record_formats);
-    let mut by_registry: BTreeMap<String, Vec<ServiceRegistration>> = BTreeMap::new();
+    let mut by_registry: BTreeMap<String, Wanted> = BTreeMap::new();
     let mut order: Vec<RegistrationRef> = Vec::new();
     for registration in &manifests.registrations {
         let reference = reference(registration);
@@ -59,15 +59,34 @@ pub async fn find(
         by_registry
             .entry(admitted.spec.registry_ref.name.clone())
             .or_default()
+            .given
             .push(admitted);
         order.push(reference);
     }
-    let mut outcomes: Vec<Outcome> = Vec::new();
+    for registry in &manifests.registries {
+        let name = registry.name_any();
+        let others = present.iter().filter(|one| one.spec.registry_ref.name == name);
+        let others = others.filter(|one| !order.contains(&reference(one))).cloned().collect();
+        let wanted = by_registry.entry(name).or_default();
+        wanted.others = others;
+        wanted.registry = Some(listing.admitted_registry(registry).await?);
+    }
+    if by_registry.is_empty() {
+        return Err(Error::Nothing);
+    }
+    let (mut outcomes, mut refused) = (Vec::new(), Vec::new());
     for (name, wanted) in by_registry {
-        let registry = listing.registry(&name).await?.ok_or_else(|| Error::NoRegistry {
-            registration: reference(&wanted[0]).to_string(),
-            registry: name.clone(),
-        })?;
+        let registry = match &wanted.registry {
+            Some(registry) => registry.clone(),
+            None => listing.registry(&name).await?.ok_or_else(|| Error::NoRegistry {
+                registration: wanted
+                    .given
+                    .first()
+                    .map(|one| reference(one).to_string())
+                    .unwrap_or_default(),
+                registry: name.clone(),
+            })?,
+        };
         let closed = |cause| match cause {
             Closed::Cluster(cause) => Error::Cluster(cause),
             Closed::Wrong(cause) => Error::Credentials {
@@ -81,11 +100,16 @@ pub async fn find(
         let registry = (&registry, &access);
         let files = (&manifests, &formats);
         let found = in_registry(&listing, &cluster_id, registry, files, &wanted, &present);
-        outcomes.extend(Box::pin(found).await?);
+        let (found, rejected) = Box::pin(found).await?;
+        outcomes.extend(found);
+        refused.extend(rejected);
     }
-    outcomes.sort_by_key(|outcome| order.iter().position(|wanted| *wanted == outcome.registration));
+    let place = |outcome: &Outcome| order.iter().position(|wanted| *wanted == outcome.registration);
+    outcomes.retain(|outcome| place(outcome).is_some() || outcome.changes_anything());
+    outcomes.sort_by_key(|outcome| place(outcome).unwrap_or(usize::MAX));
     Ok(Plan {
         outcomes,
+        refused,
         compared: Compared::Etcd,
     })
 }
@@ -98,33 +122,51 @@ struct Formats {
     wanted: RecordFormats,
 }
 
-/// Returns the outcomes of registrations that all use this Registry.
+/// What is to be planned in one Registry.
+#[derive(Default)]
+struct Wanted {
+    /// The registrations in the files.
+    given: Vec<ServiceRegistration>,
+    /// The other registrations in the cluster, if the Registry is in the files.
+    others: Vec<ServiceRegistration>,
+    /// The Registry in the files.
+    registry: Option<Registry>,
+}
+
+impl Wanted {
+    fn all(&self) -> impl Iterator<Item = &ServiceRegistration> {
+        self.given.iter().chain(&self.others)
+    }
+}
+
+/// Returns the outcomes of registrations that all use this Registry, and which of those in the cluster the operator would
+/// reject.
 async fn in_registry(
     listing: &Listing,
     cluster_id: &str,
     (registry, access): (&Registry, &Access),
     (manifests, formats): (&Manifests, &Formats),
-    wanted: &[ServiceRegistration],
+    wanted: &Wanted,
     present: &[ServiceRegistration],
-) -> Result<Vec<Outcome>, Error> {
+) -> Result<(Vec<Outcome>, Vec<(RegistrationRef, Refusal)>), Error> {
     let name = registry.name_any();
     let of_registry = |one: &&ServiceRegistration| one.spec.registry_ref.name == name;
-    let mut cluster = cluster_state(listing, present.iter().filter(of_registry), wanted).await?;
+    let shown: Vec<&ServiceRegistration> = wanted.all().collect();
+    let mut cluster = cluster_state(listing, present.iter().filter(of_registry), &shown).await?;
     manifests.apply_to(&mut cluster);
     // Includes the registrations that are changed and those whose prefixes overlap theirs: otherwise the keys of the
     // latter would look like leftovers.
+    let named: HashSet<RegistrationRef> = wanted.all().map(reference).collect();
     let concerned = |one: &&ServiceRegistration| {
-        let meets = |wanted| meet(wanted, one, &cluster, &formats.wanted, &registry.spec);
-        wanted
-            .iter()
-            .any(|wanted| reference(wanted) == reference(one) || meets(wanted))
+        let meets = |wanted: &&ServiceRegistration| meet(wanted, one, &cluster, &formats.wanted, &registry.spec);
+        named.contains(&reference(one)) || shown.iter().any(meets)
     };
     let present = present.iter().filter(of_registry).filter(concerned);
     let present: Vec<&ServiceRegistration> = present.collect();
     let namespaces: BTreeSet<String> = present
         .iter()
+        .chain(&shown)
         .copied()
-        .chain(wanted)
         .filter_map(ResourceExt::namespace)
         .collect();
     for namespace in &namespaces {
@@ -143,31 +185,37 @@ async fn in_registry(
         // The operator does not carry out a rejected registration either.
         let _ = preview.register(registration, &formats.present);
     }
-    let mut references = Vec::with_capacity(wanted.len());
-    for registration in wanted {
+    let (mut references, mut rejected) = (Vec::with_capacity(shown.len()), Vec::new());
+    for registration in &wanted.given {
         let refused = |cause| Error::Refused {
             registration: reference(registration).to_string(),
             cause,
         };
         references.push(preview.register(registration, &formats.wanted).map_err(refused)?);
     }
+    for registration in &wanted.others {
+        match preview.register(registration, &formats.wanted) {
+            Ok(reference) => references.push(reference),
+            Err(cause) => rejected.push((reference(registration), cause)),
+        }
+    }
     read(&mut preview, access)
         .await
         .map_err(|cause| Error::Etcd { registry: name, cause })?;
-    Ok(preview.outcomes(&references))
+    Ok((preview.outcomes(&references), rejected))
 }
 
 /// Lists the Services and nodes that these registrations need: the user needs permission for no others.
 async fn cluster_state<'a>(
     listing: &Listing,
     present: impl Iterator<Item = &'a ServiceRegistration>,
-    wanted: &'a [ServiceRegistration],
+    wanted: &[&'a ServiceRegistration],
 ) -> Result<ClusterState, Error> {
     let mut cluster = ClusterState::default();
     let mut namespaces = BTreeSet::new();
     // Values of other registrations are not shown.
     let mut needs_nodes = wanted.iter().any(|registration| registration.spec.uses_node_labels());
-    for registration in present.chain(wanted) {
+    for registration in present.chain(wanted.iter().copied()) {
         let spec = &registration.spec;
         if spec.service.is_some() {
             namespaces.extend(registration.namespace());

@@ -63,10 +63,6 @@ impl Manifests {
                 }
             }
         }
-        let mut services = manifests.services.iter();
-        if manifests.registrations.is_empty() && services.all(|service| annotated_registration(service).is_none()) {
-            return Err(Error::Nothing);
-        }
         Ok(manifests)
     }
 

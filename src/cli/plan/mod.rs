@@ -1,4 +1,4 @@
-//! `leasehold plan`: what applying a registration would write to etcd and remove from it.
+//! `leasehold plan`: what applying a registration or a Registry would write to etcd and remove from it.
 
 mod error;
 mod live;
@@ -16,7 +16,8 @@ use clap::{Args, ValueEnum};
 use self::error::Error;
 use self::manifests::Manifests;
 use super::once;
-use crate::controller::Outcome;
+use crate::controller::{Outcome, Refusal};
+use crate::model::RegistrationRef;
 
 /// The exit code when there are changes, as with diff tools.
 const CHANGES: u8 = 2;
@@ -24,11 +25,12 @@ const CHANGES: u8 = 2;
 /// What to plan, and how to print the plan.
 #[derive(Args, Clone, Debug)]
 pub struct PlanArgs {
-    /// A file with ServiceRegistrations or annotated Services in YAML or JSON, or - for standard input; may be repeated
+    /// A file with ServiceRegistrations, annotated Services or Registries in YAML or JSON, or - for standard input; may be repeated
     ///
     /// Services with the annotation leasehold.dev/register count as the ServiceRegistrations that the operator keeps for
-    /// them. It may contain RecordFormats, which are used as if they were applied. With --pods it may also contain the
-    /// Registry, whose TTL, limits and access rules are used, and Namespaces, whose labels the access rules match.
+    /// them. It may contain RecordFormats and Registries, which are used as if they were applied. Of a Registry, all
+    /// registrations in the cluster are shown whose keys it would change. With --pods it may also contain Namespaces, whose
+    /// labels the access rules of the Registry match.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
 
@@ -69,8 +71,11 @@ pub enum Output {
 }
 
 struct Plan {
-    /// One outcome per registration, in the order of the files.
+    /// One outcome per registration, in the order of the files; then those registrations in the cluster that a Registry in
+    /// the files changes.
     outcomes: Vec<Outcome>,
+    /// The registrations in the cluster that the operator would reject, each with the cause: their keys stay as they are.
+    refused: Vec<(RegistrationRef, Refusal)>,
     compared: Compared,
 }
 

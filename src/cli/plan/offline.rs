@@ -28,6 +28,9 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
     };
     let default = namespace.unwrap_or(common).to_owned();
     manifests.settle(&default)?;
+    if manifests.registrations.is_empty() {
+        return Err(Error::Nothing);
+    }
     manifests.apply_to(&mut cluster);
     for pod in cluster.pods.iter_mut().filter(|pod| pod.namespace.is_empty()) {
         pod.namespace.clone_from(&default);
@@ -58,6 +61,7 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
     }
     Ok(Plan {
         outcomes,
+        refused: Vec::new(),
         compared: Compared::Nothing,
     })
 }

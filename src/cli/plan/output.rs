@@ -18,6 +18,12 @@ pub fn text(plan: &Plan) -> String {
     for outcome in &plan.outcomes {
         tell(&mut out, outcome);
     }
+    for (registration, cause) in &plan.refused {
+        line(
+            &mut out,
+            format_args!("{registration}: the operator would reject it, and leave its keys as they are: {cause}"),
+        );
+    }
     let count = |sign: char| {
         let keys = plan.outcomes.iter().flat_map(|outcome| outcome.keys.values());
         keys.filter(|change| shown(change).sign == sign).count()
@@ -160,6 +166,9 @@ fn holder(conflict: &Conflict) -> String {
 /// Returns the plan as JSON, for programs.
 pub fn json(plan: &Plan) -> String {
     let registrations: Vec<Value> = plan.outcomes.iter().map(told).collect();
+    let refused = plan.refused.iter().map(|(registration, cause)| {
+        json!({"namespace": registration.namespace, "name": registration.name, "cause": cause.to_string()})
+    });
     let whole = json!({
         "changes": plan.outcomes.iter().any(Outcome::changes_anything),
         "compared": match plan.compared {
@@ -167,6 +176,7 @@ pub fn json(plan: &Plan) -> String {
             Compared::Nothing => "nothing",
         },
         "registrations": registrations,
+        "refused": refused.collect::<Vec<_>>(),
     });
     format!("{whole:#}\n")
 }
