@@ -166,6 +166,14 @@ struct Part {
     scopes: BTreeSet<Prefix>,
 }
 
+/// Returns settings with which the planner tells what the guard would decide about.
+fn guard_settings(spec: &RegistrySpec) -> GuardSettings {
+    match spec.guard.mode {
+        GuardMode::Off => GuardSettings::OFF,
+        GuardMode::Warn | GuardMode::Hold => GuardSettings::EVERYTHING,
+    }
+}
+
 /// The operator of one Registry, without connections to Kubernetes and etcd.
 pub struct Preview {
     spec: RegistrySpec,
@@ -199,9 +207,7 @@ impl Preview {
             now: Instant::now(),
             unix: cluster.at,
         });
-        if spec.guard.mode != GuardMode::Off {
-            planner.set_guard(GuardSettings::EVERYTHING);
-        }
+        planner.set_guard(guard_settings(&spec));
         Self {
             planner,
             spec,
@@ -213,6 +219,13 @@ impl Preview {
             keys_in_all: 0,
             newest: 0,
         }
+    }
+
+    /// Changes the spec of the Registry. It applies to the registrations that are added afterwards, also to those that are
+    /// added again.
+    pub fn reconfigure(&mut self, spec: RegistrySpec) {
+        self.planner.set_guard(guard_settings(&spec));
+        self.spec = spec;
     }
 
     /// Adds a namespace. If the Registry has access rules, its namespaces must be added before their registrations:

@@ -154,7 +154,7 @@ async fn plan_of_a_registry_says_beforehand_which_keys_its_rules_remove() -> Res
     };
     let (code, same) = planned(&turn, &with(Value::Null));
     assert_eq!((code, &same["registrations"]), (Some(0), &json!([])), "{same:#}");
-    let elsewhere = json!({"rules": [{"name": "all", "namespaceSelector": {}, "prefixes": ["/elsewhere/"]}]});
+    let elsewhere = json!({"rules": [{"name": "all", "namespaceSelector": {}, "prefixes": ["/elsewhere"]}]});
     let (code, denied) = planned(&turn, &with(elsewhere.clone()));
     assert_eq!(
         (code, changes(&denied, &prefix)),

@@ -173,8 +173,15 @@ async fn in_registry(
         cluster.pods.extend(listing.pods(namespace).await?);
     }
     cluster.at = unix_time();
-    let mut preview = Preview::new(cluster_id, &name, registry.spec.clone(), cluster);
-    if registry.spec.access.is_some() {
+    // What the registrations have by the present Registry is compared with what they would have by the one in the files.
+    let former = match &wanted.registry {
+        Some(_) => listing.registry(&name).await?,
+        None => None,
+    };
+    let former = former.map_or_else(|| registry.spec.clone(), |former| former.spec);
+    let has_rules = former.access.is_some() || registry.spec.access.is_some();
+    let mut preview = Preview::new(cluster_id, &name, former, cluster);
+    if has_rules {
         for namespace in &namespaces {
             preview.settle(listing.namespace(namespace).await?);
         }
@@ -185,6 +192,7 @@ async fn in_registry(
         // The operator does not carry out a rejected registration either.
         let _ = preview.register(registration, &formats.present);
     }
+    preview.reconfigure(registry.spec.clone());
     let (mut references, mut rejected) = (Vec::with_capacity(shown.len()), Vec::new());
     for registration in &wanted.given {
         let refused = |cause| Error::Refused {
