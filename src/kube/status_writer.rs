@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -34,6 +34,11 @@ const IN_FLIGHT: usize = 8;
 /// Writes in flight at a time of one tenant: each write loads the API server, which delays the watch events of the
 /// other tenants.
 const OF_ONE: usize = 2;
+/// Waiting names of a tenant up to which it may always write.
+const FEW: usize = 16;
+/// After a write of a tenant with more waiting names, its next one waits for so many times as long as that write took:
+/// a fast API server is asked often, and a busy one seldom.
+const REST: u32 = 4;
 /// Time-out of one write.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed write, before the retry.
@@ -52,6 +57,8 @@ pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwne
     fn uid(_: &Self::Name) -> Option<&str> {
         None
     }
+    /// Whether a tenant with many waiting statuses rests between its writes.
+    const RESTS: bool = false;
     /// Returns the tenant that the status belongs to. The queue serves tenants in turn.
     fn tenant(name: &Self::Name) -> &Arc<str>;
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition>;
@@ -67,6 +74,7 @@ where
 {
     type Name = RegistrationRef;
     type Status = ServiceRegistrationStatus;
+    const RESTS: bool = true;
 
     fn locate(client: &Client, name: &RegistrationRef) -> (Api<PartialObjectMeta<Self>>, String) {
         (Api::namespaced(client.clone(), &name.namespace), name.name.to_string())
@@ -207,6 +215,8 @@ struct Queue<K: Reported> {
     waiting: HashSet<K::Name>,
     /// Number of writes in flight of each tenant.
     writing: HashMap<Arc<str>, usize>,
+    /// When the next write of a tenant may begin.
+    resting: HashMap<Arc<str>, Instant>,
 }
 
 impl<K: Reported> Queue<K> {
@@ -217,10 +227,12 @@ impl<K: Reported> Queue<K> {
         }
     }
 
-    /// Returns the next name of a tenant that has fewer than [`OF_ONE`] writes in flight.
-    fn pop(&mut self) -> Option<K::Name> {
-        let writing = &self.writing;
-        let may = |tenant: &str, _| writing.get(tenant).is_none_or(|count| *count < OF_ONE);
+    /// Returns the next name of a tenant that has fewer than [`OF_ONE`] writes in flight and does not rest.
+    fn pop(&mut self, now: Instant) -> Option<K::Name> {
+        self.resting.retain(|_, until| *until > now);
+        let (writing, resting) = (&self.writing, &self.resting);
+        let is_free = |tenant: &str| writing.get(tenant).is_none_or(|count| *count < OF_ONE);
+        let may = |tenant: &str, _| is_free(tenant) && !resting.contains_key(tenant);
         let name = self.order.pop_of(may)?;
         self.waiting.remove(&name);
         Some(name)
@@ -231,14 +243,22 @@ impl<K: Reported> Queue<K> {
         *self.writing.entry(K::tenant(name).clone()).or_default() += 1;
     }
 
-    /// Counts a write that has ended.
-    fn end(&mut self, name: &K::Name) {
+    /// When the next tenant has rested.
+    fn rested_at(&self) -> Option<Instant> {
+        self.resting.values().min().copied()
+    }
+
+    /// Counts a write that has ended and took so long.
+    fn end(&mut self, name: &K::Name, took: Duration, now: Instant) {
         let tenant = K::tenant(name);
         if let Some(count) = self.writing.get_mut(tenant) {
             *count -= 1;
             if *count == 0 {
                 self.writing.remove(tenant);
             }
+        }
+        if K::RESTS && self.order.len_of(tenant) > FEW {
+            self.resting.insert(tenant.clone(), now + took * REST);
         }
     }
 }
@@ -249,7 +269,7 @@ pub struct StatusWriter<K: Reported> {
     calls: Calls,
     entries: HashMap<K::Name, Entry<K::Status>>,
     to_write: Queue<K>,
-    writes: JoinSet<(K::Name, u64, K::Status, Written)>,
+    writes: JoinSet<(K::Name, u64, K::Status, (Written, Duration))>,
     last_write: u64,
 }
 
@@ -269,6 +289,7 @@ impl<K: Reported> StatusWriter<K> {
                 order: FairQueue::default(),
                 waiting: HashSet::new(),
                 writing: HashMap::new(),
+                resting: HashMap::new(),
             },
             writes: JoinSet::new(),
             last_write: 0,
@@ -278,21 +299,24 @@ impl<K: Reported> StatusWriter<K> {
     /// Writes the statuses that `notes` ask for, until the channel closes or `shutdown`.
     pub async fn run(mut self, mut notes: mpsc::UnboundedReceiver<StatusUpdate<K>>, shutdown: CancellationToken) {
         loop {
+            let has_room = self.writes.len() < IN_FLIGHT;
+            let rested_at = self.to_write.rested_at().filter(|_| has_room);
             tokio::select! {
                 () = shutdown.cancelled() => return,
+                () = sleep_until(rested_at.unwrap_or_else(Instant::now)), if rested_at.is_some() => {}
                 note = notes.recv() => match note {
                     Some(note) => self.take(note),
                     None => return,
                 },
                 Some(written) = self.writes.join_next() => match written {
-                    Ok((name, number, status, written)) => {
-                        self.to_write.end(&name);
+                    Ok((name, number, status, (written, took))) => {
+                        self.to_write.end(&name, took, Instant::now());
                         self.written(name, number, status, &written);
                     }
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
             }
-            self.write();
+            self.write(Instant::now());
         }
     }
 
@@ -348,9 +372,9 @@ impl<K: Reported> StatusWriter<K> {
         })
     }
 
-    fn write(&mut self) {
+    fn write(&mut self, now: Instant) {
         while self.writes.len() < IN_FLIGHT
-            && let Some((name, number, status)) = self.next()
+            && let Some((name, number, status)) = self.next(now)
         {
             let (client, calls) = (self.client.clone(), self.calls.clone());
             self.to_write.begin(&name);
@@ -362,9 +386,9 @@ impl<K: Reported> StatusWriter<K> {
     }
 
     /// Returns the next status to write, and the number of that write.
-    fn next(&mut self) -> Option<(K::Name, u64, K::Status)> {
+    fn next(&mut self, now: Instant) -> Option<(K::Name, u64, K::Status)> {
         loop {
-            let name = self.to_write.pop()?;
+            let name = self.to_write.pop(now)?;
             if let Some(status) = self.due(&name) {
                 self.last_write += 1;
                 self.entry(&name).writing = Some(Write {
@@ -430,7 +454,13 @@ impl<K: Reported> StatusWriter<K> {
     }
 }
 
-async fn patch<K: Reported>(client: &Client, object: &K::Name, status: &K::Status, calls: &Calls) -> Written {
+/// Writes the status. Returns the result, and how long the API server took.
+async fn patch<K: Reported>(
+    client: &Client,
+    object: &K::Name,
+    status: &K::Status,
+    calls: &Calls,
+) -> (Written, Duration) {
     let (api, name) = K::locate(client, object);
     let mut body = json!({
         "apiVersion": K::api_version(&()),
@@ -454,14 +484,15 @@ async fn patch<K: Reported>(client: &Client, object: &K::Name, status: &K::Statu
             Some(format!("no answer within {REQUEST_TIMEOUT:?}")),
         ),
     };
-    calls.observe(Peer::Apiserver, "patch_status", outcome, start.elapsed());
+    let took = start.elapsed();
+    calls.observe(Peer::Apiserver, "patch_status", outcome, took);
     if let Some(cause) = cause {
         warn!(kind = %K::kind(&()), name, cause, "cannot write this status; trying again");
         // A failed write keeps its place among the writes in flight during the pause, which reduces the load on an API
         // server in trouble.
         tokio::time::sleep(PAUSE).await;
     }
-    written
+    (written, took)
 }
 
 #[cfg(test)]

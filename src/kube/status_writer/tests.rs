@@ -33,7 +33,7 @@ fn want(status_writer: &mut StatusWriter, ready: &str, write_policy: WritePolicy
 /// Begins the write that is due. Returns its number and what it writes.
 fn begin(status_writer: &mut StatusWriter) -> Option<(u64, String)> {
     status_writer
-        .next()
+        .next(Instant::now())
         .map(|(_, number, status)| (number, status.service_name.expect("set")))
 }
 
@@ -112,7 +112,7 @@ async fn writes_that_always_fail_leave_the_others_their_turn() {
     }
     let mut tried = Vec::new();
     for _ in 0..20 {
-        let (name, number, status) = status_writer.next().expect("a due write");
+        let (name, number, status) = status_writer.next(Instant::now()).expect("a due write");
         tried.push(name.clone());
         status_writer.written(name, number, status, &Written::Failed);
     }
@@ -136,7 +136,7 @@ async fn conditions_that_stay_as_they_are_keep_their_time() {
         status_at("2/2", 20),
         WritePolicy::Always,
     ));
-    let (_, _, written) = status_writer.next().expect("different");
+    let (_, _, written) = status_writer.next(Instant::now()).expect("different");
     assert_eq!(written.conditions[0].last_transition_time, at(10));
 }
 
@@ -157,13 +157,23 @@ async fn one_tenant_s_statuses_leave_room_for_the_others() {
         WritePolicy::Always,
     ));
     let mut begun = Vec::new();
-    while let Some((name, ..)) = status_writer.next() {
+    while let Some((name, ..)) = status_writer.next(Instant::now()) {
         status_writer.to_write.begin(&name);
         begun.push(name);
     }
     assert_eq!(begun, [name("flood", 0), name("flood", 1), name("shop", 0)]);
-    status_writer.to_write.end(&name("flood", 0));
-    assert_eq!(status_writer.next().map(|(name, ..)| name), Some(name("flood", 2)));
+    let (now, took) = (Instant::now(), Duration::from_millis(20));
+    status_writer.to_write.end(&name("flood", 0), took, now);
+    assert!(
+        status_writer.next(now).is_none(),
+        "it rests while many of its statuses wait"
+    );
+    assert_eq!(status_writer.to_write.rested_at(), Some(now + 4 * took));
+    let next = status_writer.next(now + 4 * took);
+    assert_eq!(next.map(|(name, ..)| name), Some(name("flood", 2)));
+    assert!(status_writer.next(now + 4 * took).is_some(), "one of 16 that wait");
+    status_writer.to_write.end(&name("flood", 2), took, now);
+    assert_eq!(status_writer.to_write.rested_at(), None, "few of its statuses wait");
 }
 
 #[tokio::test]
@@ -174,18 +184,27 @@ async fn amendment_applies_once_and_yields_to_a_wanted_status() {
         status_writer.take(StatusUpdate::Amended(orders(), Amendment::new(change)));
     };
     amend(&mut status_writer);
-    assert!(status_writer.next().is_none(), "there is no status to amend");
+    assert!(
+        status_writer.next(Instant::now()).is_none(),
+        "there is no status to amend"
+    );
     seen(&mut status_writer, Some("1/1"));
     amend(&mut status_writer);
-    let (name, number, written) = status_writer.next().expect("another one");
+    let (name, number, written) = status_writer.next(Instant::now()).expect("another one");
     assert_eq!(
         (written.service_name.as_deref(), written.endpoints_omitted),
         (Some("1/1"), Some(7))
     );
     status_writer.written(name, number, written, &Written::Done);
     seen(&mut status_writer, Some("2/2"));
-    assert!(status_writer.next().is_none(), "the status of another replica stays");
+    assert!(
+        status_writer.next(Instant::now()).is_none(),
+        "the status of another replica stays"
+    );
     want(&mut status_writer, "2/2", WritePolicy::Always);
     amend(&mut status_writer);
-    assert!(status_writer.next().is_none(), "a wanted status takes precedence");
+    assert!(
+        status_writer.next(Instant::now()).is_none(),
+        "a wanted status takes precedence"
+    );
 }
