@@ -166,7 +166,7 @@ struct Part {
     scopes: BTreeSet<Prefix>,
 }
 
-/// Returns settings with which the planner tells what the guard would decide about.
+/// Returns settings under which every unconfirmed removal is a decision of the guard.
 fn guard_settings(spec: &RegistrySpec) -> GuardSettings {
     match spec.guard.mode {
         GuardMode::Off => GuardSettings::OFF,

@@ -1,7 +1,10 @@
 //! The checkpoint that all watches share: the resourceVersion each watch target has reached. A version is recorded
 //! before its event is sent, so that nothing is ever done on the basis of an event newer than the checkpoint.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
 
 use super::watch_scope::WatchScope;
 use crate::model::{Checkpoint, WatchTarget};
@@ -11,12 +14,16 @@ use crate::model::{Checkpoint, WatchTarget};
 pub struct SharedCheckpoint {
     watch_scope: WatchScope,
     checkpoint: Arc<Mutex<Checkpoint>>,
+    /// Tells the watch of each target to list again.
+    relists: Arc<BTreeMap<WatchTarget, Notify>>,
 }
 
 impl SharedCheckpoint {
     /// Returns an empty checkpoint for the targets of `watch_scope`.
     pub fn new(watch_scope: WatchScope) -> Self {
+        let relists = watch_scope.streams().map(|stream| (stream, Notify::new()));
         Self {
+            relists: Arc::new(relists.collect()),
             watch_scope,
             checkpoint: Arc::default(),
         }
@@ -29,6 +36,22 @@ impl SharedCheckpoint {
     /// Returns a copy of the current checkpoint.
     pub fn now(&self) -> Checkpoint {
         self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the watch of `stream` list again: a list reaches the present version at once, and an idle watch only when it
+    /// ends.
+    pub fn relist(&self, stream: &WatchTarget) {
+        if let Some(relist) = self.relists.get(stream) {
+            relist.notify_one();
+        }
+    }
+
+    /// Waits until [`Self::relist`] is called for `stream`.
+    pub(super) async fn is_to_relist(&self, stream: &WatchTarget) {
+        match self.relists.get(stream) {
+            Some(relist) => relist.notified().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Records the version of an object whose event is about to be sent. Ignores a version that is not a number.

@@ -26,8 +26,8 @@ const CLUSTER_NAMESPACE: &str = "kube-system";
 
 pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Time without data after which a connection is closed and replaced.
-const SILENCE: Duration = Duration::from_secs(30);
+/// Time without data after which a connection is closed and replaced, and a list has failed.
+pub(super) const SILENCE: Duration = Duration::from_secs(30);
 
 /// The client for the kube-apiserver cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -121,12 +121,8 @@ impl Endpoint {
         Ok(Self { config, proxy })
     }
 
-    fn client(&self) -> Result<Client, ClientError> {
-        self.client_with(self.config.clone())
-    }
-
-    /// Returns the client that kube makes of `config`, a variant of this endpoint's.
-    pub(super) fn client_with(&self, config: Config) -> Result<Client, ClientError> {
+    pub(super) fn client(&self) -> Result<Client, ClientError> {
+        let config = self.config.clone();
         let unusable = |cause| ClientError::Client(Box::new(cause));
         let Some(proxy) = self.proxy.clone() else {
             return Client::try_from(config).map_err(unusable);

@@ -36,9 +36,11 @@ const IN_FLIGHT: usize = 8;
 const OF_ONE: usize = 2;
 /// Waiting names of a tenant up to which it may always write.
 const FEW: usize = 16;
-/// After a write of a tenant with more waiting names, its next one waits for so many times as long as that write took:
-/// a fast API server is asked often, and a busy one seldom.
+/// The pause after a write of a tenant with more waiting names, as a multiple of the duration of the write: so a busy API
+/// server gets fewer writes.
 const REST: u32 = 4;
+/// The longest of these pauses: a write that timed out says nothing about the next one.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// Time-out of one write.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed write, before the retry.
@@ -258,7 +260,9 @@ impl<K: Reported> Queue<K> {
             }
         }
         if K::RESTS && self.order.len_of(tenant) > FEW {
-            self.resting.insert(tenant.clone(), now + took * REST);
+            let until = now + (took * REST).min(LONGEST_REST);
+            let resting = self.resting.entry(tenant.clone()).or_insert(until);
+            *resting = until.max(*resting);
         }
     }
 }
@@ -269,8 +273,17 @@ pub struct StatusWriter<K: Reported> {
     calls: Calls,
     entries: HashMap<K::Name, Entry<K::Status>>,
     to_write: Queue<K>,
-    writes: JoinSet<(K::Name, u64, K::Status, (Written, Duration))>,
+    writes: JoinSet<EndedWrite<K>>,
     last_write: u64,
+}
+
+struct EndedWrite<K: Reported> {
+    name: K::Name,
+    number: u64,
+    status: K::Status,
+    written: Written,
+    /// How long the API server took.
+    took: Duration,
 }
 
 enum Written {
@@ -309,9 +322,9 @@ impl<K: Reported> StatusWriter<K> {
                     None => return,
                 },
                 Some(written) = self.writes.join_next() => match written {
-                    Ok((name, number, status, (written, took))) => {
-                        self.to_write.end(&name, took, Instant::now());
-                        self.written(name, number, status, &written);
+                    Ok(ended) => {
+                        self.to_write.end(&ended.name, ended.took, Instant::now());
+                        self.written(ended.name, ended.number, ended.status, &ended.written);
                     }
                     Err(error) => std::panic::resume_unwind(error.into_panic()),
                 },
@@ -379,8 +392,14 @@ impl<K: Reported> StatusWriter<K> {
             let (client, calls) = (self.client.clone(), self.calls.clone());
             self.to_write.begin(&name);
             self.writes.spawn(async move {
-                let written = patch::<K>(&client, &name, &status, &calls).await;
-                (name, number, status, written)
+                let (written, took) = patch::<K>(&client, &name, &status, &calls).await;
+                EndedWrite {
+                    name,
+                    number,
+                    status,
+                    written,
+                    took,
+                }
             });
         }
     }

@@ -258,7 +258,24 @@ async fn follow<K, F>(
     // Times of the first and of the latest failure of this outage.
     let mut broken: Option<(Instant, Instant)> = None;
     let mut lost = false;
-    while let Some(event) = events.next().await {
+    let mut listing = true;
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            // A list that has begun shows the present state as well.
+            () = checkpoint.is_to_relist(&stream) => {
+                if !listing {
+                    events = begin();
+                }
+                continue;
+            }
+        };
+        let Some(event) = event else { return };
+        match event {
+            Ok(Event::Init) => listing = true,
+            Ok(Event::InitDone) => listing = false,
+            _ => {}
+        }
         let mut version = None;
         let seen = match event {
             // kube emits `Init` before it sends the list request, so `Init` does not prove that the API server answers.
@@ -295,10 +312,7 @@ async fn follow<K, F>(
                 } else {
                     tokio::time::sleep(backoff.next_pause()).await;
                 }
-                // A dead connection is noticed this late. Before that an idle watch may have received nothing for longer.
-                let silent_for = line.silent_for().min(since.elapsed() + DEAD_AFTER);
-                let silent = silent_for >= LOST + DEAD_AFTER;
-                if lost || !(forgetful || silent || since.elapsed() >= LOST) {
+                if lost || !(forgetful || since.elapsed() >= LOST) {
                     if is_expired(&error) {
                         // kube would repeat the same request forever.
                         events = begin();
@@ -307,6 +321,8 @@ async fn follow<K, F>(
                 }
                 lost = true;
                 // A connection that answers and then fails counts as alive but delivers no events, hence the maximum.
+                // A dead connection is noticed late. Before that, an idle watch may have received nothing for longer.
+                let silent_for = line.silent_for().min(since.elapsed() + DEAD_AFTER);
                 let age = since.elapsed().max(silent_for);
                 metrics.staleness.stale_for(&stream.kind, stream.area.name(), age);
                 events = begin();

@@ -18,10 +18,9 @@ async fn grant(turn: &Turn, rules: &[Value]) -> Result<()> {
     turn.bed.objects().apply(role).await.map(drop)
 }
 
-/// Waits until the view of pods is told as outdated, or not. Rights are asked for when a watch begins, which is every
-/// few seconds.
+/// Waits until the view of pods is told as outdated, or not. A right is checked when a watch begins, which is once a
+/// minute.
 async fn wait_stale(operator: &Operator, stale: bool) -> Result<()> {
-    // A right is checked when a watch begins, which is once a minute.
     until("the view of pods to be told so", Duration::from_mins(2), || async {
         let metrics = operator.metrics().await.map_err(|error| error.to_string())?;
         let line = metrics.lines().find(|line| line.starts_with(STALE));

@@ -12,8 +12,9 @@ use crate::Turn;
 use crate::support::{SOON, wait_count, wait_events};
 
 const STALE: &str = "leasehold_kubernetes_stale_since_timestamp_seconds";
-/// Noticing takes half a minute: see what src/kube/watches.rs says of how long a watch lasts.
-const NOTICED: Duration = Duration::from_mins(1);
+/// A dead connection is noticed within 15 s, and its watches are stale 10 s later: see src/kube/watch_clients.rs. A watch
+/// lasts longer than this.
+const NOTICED: Duration = Duration::from_secs(45);
 
 async fn start(name: &str) -> Result<Turn> {
     let turn = Turn::take(name, 1, 15).await?;

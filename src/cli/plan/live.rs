@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::error::Error;
 use super::manifests::Manifests;
 use super::{Compared, Plan, unix_time};
-use crate::api::{AddressType, FormatType, Registry, ServiceRegistration};
+use crate::api::{AddressType, FormatType, Registry, RegistrySpec, ServiceRegistration};
 use crate::cli::entry::{Closed, access};
 use crate::controller::{ClusterState, Outcome, Preview, Refusal, meet};
 use crate::etcd::{Access, Connection, Timeouts};
@@ -74,11 +74,12 @@ pub async fn find(
     if by_registry.is_empty() {
         return Err(Error::Nothing);
     }
-    let (mut outcomes, mut refused) = (Vec::new(), Vec::new());
+    let (mut outcomes, mut refused, mut other_etcd) = (Vec::new(), Vec::new(), Vec::new());
     for (name, wanted) in by_registry {
+        let present_registry = listing.registry(&name).await?;
         let registry = match &wanted.registry {
             Some(registry) => registry.clone(),
-            None => listing.registry(&name).await?.ok_or_else(|| Error::NoRegistry {
+            None => present_registry.clone().ok_or_else(|| Error::NoRegistry {
                 registration: wanted
                     .given
                     .first()
@@ -94,10 +95,13 @@ pub async fn find(
                 cause,
             },
         };
-        let access = access(&listing, &registry.spec, operator_namespace)
-            .await
-            .map_err(closed)?;
-        let registry = (&registry, &access);
+        // The operator uses other settings of the etcd only after it has tested them.
+        let former = present_registry.map_or_else(|| registry.spec.clone(), |present| present.spec);
+        if former.etcd != registry.spec.etcd {
+            other_etcd.push(name.clone());
+        }
+        let access = access(&listing, &former, operator_namespace).await.map_err(closed)?;
+        let registry = (&registry, &former, &access);
         let files = (&manifests, &formats);
         let found = in_registry(&listing, &cluster_id, registry, files, &wanted, &present);
         let (found, rejected) = Box::pin(found).await?;
@@ -110,6 +114,7 @@ pub async fn find(
     Ok(Plan {
         outcomes,
         refused,
+        other_etcd,
         compared: Compared::Etcd,
     })
 }
@@ -140,11 +145,11 @@ impl Wanted {
 }
 
 /// Returns the outcomes of registrations that all use this Registry, and which of those in the cluster the operator would
-/// reject.
+/// reject because of it. `former` is the spec of the present Registry.
 async fn in_registry(
     listing: &Listing,
     cluster_id: &str,
-    (registry, access): (&Registry, &Access),
+    (registry, former, access): (&Registry, &RegistrySpec, &Access),
     (manifests, formats): (&Manifests, &Formats),
     wanted: &Wanted,
     present: &[ServiceRegistration],
@@ -173,14 +178,9 @@ async fn in_registry(
         cluster.pods.extend(listing.pods(namespace).await?);
     }
     cluster.at = unix_time();
-    // What the registrations have by the present Registry is compared with what they would have by the one in the files.
-    let former = match &wanted.registry {
-        Some(_) => listing.registry(&name).await?,
-        None => None,
-    };
-    let former = former.map_or_else(|| registry.spec.clone(), |former| former.spec);
     let has_rules = former.access.is_some() || registry.spec.access.is_some();
-    let mut preview = Preview::new(cluster_id, &name, former, cluster);
+    // What the registrations have by the present Registry is compared with what they would have by the one in the files.
+    let mut preview = Preview::new(cluster_id, &name, former.clone(), cluster);
     if has_rules {
         for namespace in &namespaces {
             preview.settle(listing.namespace(namespace).await?);
@@ -188,9 +188,12 @@ async fn in_registry(
     }
     let keys = registry.status.as_ref().and_then(|status| status.keys);
     preview.holds(keys.map_or(0, |keys| usize::try_from(keys).unwrap_or(usize::MAX)));
+    let mut rejected_before = HashSet::new();
     for registration in present {
         // The operator does not carry out a rejected registration either.
-        let _ = preview.register(registration, &formats.present);
+        if preview.register(registration, &formats.present).is_err() {
+            rejected_before.insert(reference(registration));
+        }
     }
     preview.reconfigure(registry.spec.clone());
     let (mut references, mut rejected) = (Vec::with_capacity(shown.len()), Vec::new());
@@ -204,6 +207,7 @@ async fn in_registry(
     for registration in &wanted.others {
         match preview.register(registration, &formats.wanted) {
             Ok(reference) => references.push(reference),
+            Err(_) if rejected_before.contains(&reference(registration)) => {}
             Err(cause) => rejected.push((reference(registration), cause)),
         }
     }

@@ -28,8 +28,8 @@ pub struct PlanArgs {
     /// A file with ServiceRegistrations, annotated Services or Registries in YAML or JSON, or - for standard input; may be repeated
     ///
     /// Services with the annotation leasehold.dev/register count as the ServiceRegistrations that the operator keeps for
-    /// them. It may contain RecordFormats and Registries, which are used as if they were applied. Of a Registry, all
-    /// registrations in the cluster are shown whose keys it would change. With --pods it may also contain Namespaces, whose
+    /// them. It may contain RecordFormats and Registries, which are used as if they were applied. For a Registry,
+    /// the plan shows each registration in the cluster whose keys would differ from those in etcd. With --pods it may also contain Namespaces, whose
     /// labels the access rules of the Registry match.
     #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
@@ -74,9 +74,18 @@ struct Plan {
     /// One outcome per registration, in the order of the files; then those registrations in the cluster that a Registry in
     /// the files changes.
     outcomes: Vec<Outcome>,
-    /// The registrations in the cluster that the operator would reject, each with the cause: their keys stay as they are.
+    /// The registrations in the cluster that the operator would reject because of a Registry in the files, each with the
+    /// cause.
     refused: Vec<(RegistrationRef, Refusal)>,
+    /// The Registries in the files whose etcd has other settings than the present one, which was read.
+    other_etcd: Vec<String>,
     compared: Compared,
+}
+
+impl Plan {
+    fn changes_anything(&self) -> bool {
+        !self.refused.is_empty() || self.outcomes.iter().any(Outcome::changes_anything)
+    }
 }
 
 /// The state that the plan is compared with.
@@ -92,7 +101,7 @@ enum Compared {
 pub fn plan(args: &PlanArgs) -> ExitCode {
     let printed = find(args).and_then(|plan| print(&plan, args.output, &mut io::stdout().lock()).map(|()| plan));
     match printed {
-        Ok(plan) if plan.outcomes.iter().any(Outcome::changes_anything) => ExitCode::from(CHANGES),
+        Ok(plan) if plan.changes_anything() => ExitCode::from(CHANGES),
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");

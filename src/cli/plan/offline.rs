@@ -62,6 +62,7 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
     Ok(Plan {
         outcomes,
         refused: Vec::new(),
+        other_etcd: Vec::new(),
         compared: Compared::Nothing,
     })
 }

@@ -21,7 +21,15 @@ pub fn text(plan: &Plan) -> String {
     for (registration, cause) in &plan.refused {
         line(
             &mut out,
-            format_args!("{registration}: the operator would reject it, and leave its keys as they are: {cause}"),
+            format_args!("{registration}: the operator would reject it: {cause}"),
+        );
+    }
+    for registry in &plan.other_etcd {
+        line(
+            &mut out,
+            format_args!(
+                "(spec.etcd of the Registry {registry} differs: compared with the etcd in use; the operator tests other settings before it uses them)"
+            ),
         );
     }
     let count = |sign: char| {
@@ -170,13 +178,14 @@ pub fn json(plan: &Plan) -> String {
         json!({"namespace": registration.namespace, "name": registration.name, "cause": cause.to_string()})
     });
     let whole = json!({
-        "changes": plan.outcomes.iter().any(Outcome::changes_anything),
+        "changes": plan.changes_anything(),
         "compared": match plan.compared {
             Compared::Etcd => "etcd",
             Compared::Nothing => "nothing",
         },
         "registrations": registrations,
         "refused": refused.collect::<Vec<_>>(),
+        "otherEtcd": plan.other_etcd,
     });
     format!("{whole:#}\n")
 }

@@ -242,6 +242,7 @@ fn what_somebody_else_wrote_cannot_move_the_cursor() {
     let plan = Plan {
         outcomes: vec![outcome],
         refused: Vec::new(),
+        other_etcd: Vec::new(),
         compared: Compared::Etcd,
     };
     let text = output::text(&plan);

@@ -234,6 +234,7 @@ impl RegistryWorker {
             } => self.written((ticket, track), fence, result, heard),
             Done::Granted { lease, ttl, result } => self.granted(lease, ttl, result),
             Done::Asked(answer) => self.standing.answered(answer, Instant::now()),
+            Done::StillBehind { fence } => self.still_behind(&fence),
             Done::NotesRead { fence, notes, at } => self.notes_read(&fence, notes, at),
             Done::Tried(access, result) => self.tried(access, result),
             Done::Listed(keys) => self.listed(keys),

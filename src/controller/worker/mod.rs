@@ -140,6 +140,11 @@ enum Done {
     Tried(Box<Access>, etcd::Result<()>),
     /// etcd listed the keys on our leases.
     Listed(etcd::Result<Vec<Key>>),
+    /// The watches had a while to receive what a new leader lacks.
+    StillBehind {
+        /// The fence under which the worker waited.
+        fence: Fence,
+    },
     /// The checkpoints of former leaders were read.
     NotesRead {
         /// The fence under which the worker asked for them.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::write_slots::WriteSlot;
 use super::{Done, Outdated, RegistryWorker};
 use crate::etcd::{self, Snapshot};
-use crate::model::{Checkpoint, Fence, Freshness, Key, KeyValue, Transaction};
+use crate::model::{Backoff, Checkpoint, Fence, Freshness, Key, KeyValue, Transaction};
 
 /// What a new leader has to observe before it writes.
 #[derive(Debug)]
@@ -20,7 +20,14 @@ pub(super) struct CatchingUp {
     unread: bool,
     /// Whether the delay was logged.
     told: bool,
+    /// The pauses before the watches that lack something list again.
+    relists: Backoff,
 }
+
+/// A watch that lacks something is given this long to receive it, before it lists again. Doubled up to [`LONGEST_PAUSE`]:
+/// a list of a large cluster takes long.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl RegistryWorker {
     /// Starts catching up under a new fence. No other replica can have written since this replica got it, so the
@@ -32,8 +39,37 @@ impl RegistryWorker {
             notes: None,
             unread: false,
             told: false,
+            relists: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
         });
         self.read_notes(won, Duration::ZERO);
+    }
+
+    /// Has the watches that still lack something list again. An idle watch reaches the present version only when it ends.
+    pub(super) fn still_behind(&mut self, fence: &Fence) {
+        self.has_caught_up();
+        let Some(catching_up) = self.catching_up.as_mut().filter(|one| one.fence == *fence) else {
+            return;
+        };
+        let Some((needed, since)) = &catching_up.notes else {
+            return;
+        };
+        let lacks = if catching_up.unread {
+            self.context.hearing.watch_scope().streams().collect()
+        } else {
+            self.freshness.borrow().lacks(needed, *since)
+        };
+        for stream in &lacks {
+            self.context.hearing.relist(stream);
+        }
+        let pause = catching_up.relists.next_pause();
+        self.look_whether_behind(fence.clone(), pause);
+    }
+
+    fn look_whether_behind(&mut self, fence: Fence, pause: Duration) {
+        self.tasks.spawn(async move {
+            tokio::time::sleep(pause).await;
+            Done::StillBehind { fence }
+        });
     }
 
     /// Reads the checkpoints of former leaders after a pause.
@@ -90,7 +126,11 @@ impl RegistryWorker {
             );
         }
         catching_up.notes = Some((heard, at));
+        let pause = catching_up.relists.next_pause();
         self.has_caught_up();
+        if self.catching_up.is_some() {
+            self.look_whether_behind(fence.clone(), pause);
+        }
     }
 
     /// Checks whether enough has been observed. A stale view never qualifies: its watches are silent, and what they
