@@ -89,3 +89,31 @@ async fn rollout_that_changes_the_namespaces_hands_over_at_once() -> Result<()> 
     drop(new);
     Ok(())
 }
+
+#[tokio::test]
+async fn leader_with_fewer_namespaces_than_its_predecessor_does_not_wait_for_the_watches_of_idle_ones() -> Result<()> {
+    let turn = Turn::take("namespaces", 1, 60).await?;
+    let idle = turn.bed.namespace("turn-namespaces-idle").await?;
+    let (busy, still) = (register(&turn.namespace).await?, register(&idle).await?);
+    let whole_cluster = OperatorConfig::new("operator-0", env!("CARGO_BIN_EXE_leasehold"));
+    let old = Operator::start(turn.bed, whole_cluster)?;
+    old.wait_ready(SOON).await?;
+    for prefix in [&busy, &still] {
+        wait_keys(&turn.etcd, prefix, &["a"]).await;
+    }
+    let new = start(&turn, "operator-1", &[turn.namespace.name(), idle.name()], None).await?;
+    // The predecessor has observed pods of the whole cluster up to here; the watch of the idle namespace delivers nothing.
+    turn.namespace.create_pod(&pod("b", "orders")).await?;
+    wait_keys(&turn.etcd, &busy, &["a", "b"]).await;
+    old.terminate()?;
+    old.wait_exit(SOON).await?;
+    wait_leader(&turn, "operator-1", SOON).await?;
+    let history = History::watch(&turn.etcd, &busy, 0).await?;
+    turn.namespace.set_ready("b", false).await?;
+    // A watch lasts a minute, and that of the idle namespace began when the replica started.
+    let is_gone = |events: &[testbed::Event]| !events.is_empty();
+    history.wait_for(is_gone, Duration::from_secs(30)).await?;
+    wait_keys(&turn.etcd, &busy, &["a"]).await;
+    drop(new);
+    Ok(())
+}
