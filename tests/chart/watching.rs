@@ -202,7 +202,8 @@ async fn is_taken_over_in_part(
     dark: &Namespace,
 ) -> Result<()> {
     for operator in &operators {
-        until("the view of pods to be outdated", LONG, || async {
+        // A right is checked when a watch begins, which is once a minute.
+        until("the view of pods to be outdated", 2 * LONG, || async {
             let metrics = operator.metrics().await.map_err(|error| error.to_string())?;
             match metrics.lines().find(|line| line.starts_with(STALE)) {
                 Some(line) if !line.ends_with(" 0") => Ok(()),
