@@ -110,7 +110,7 @@ pub enum Reason {
     QuotaExceeded,
     /// Synced=False: another owner holds some keys; see Conflict.
     KeysHeld,
-    /// Synced=False: mass-removal protection keeps some keys of pods that do not seem to be ready; see the condition RemovalsHeld.
+    /// Synced=False: mass-removal protection keeps some keys that are not desired; see the condition RemovalsHeld.
     RemovalsHeld,
     /// Synced=False and Ready=False: see Accepted.
     NotAccepted,

@@ -4,13 +4,14 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Mass-removal protection: when to hold removals because too many keys would be removed at once for pods whose end is
-/// not confirmed. Keys of pods that were deleted or are terminating are always removed at once.
+/// Mass-removal protection: when to hold removals because too many endpoints would lose keys at once though the end of
+/// their pods is not confirmed. Keys of pods that were deleted or are terminating are always removed at once. An endpoint
+/// is a pod, node or address of a registration; it counts once, in however many formats it is registered.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 // KubeSchema copies this attribute to structs of other names, so it names the type.
 #[serde(rename_all = "camelCase", default = "Guard::default")]
 pub struct Guard {
-    /// What to do when more keys would be removed than the limits below allow. Hold: keep them for holdSeconds, or
+    /// What to do when more endpoints would lose keys than the limits below allow. Hold: keep them for holdSeconds, or
     /// until their pods are back or end, or until an admin approves the removal as the condition RemovalsHeld of this Registry
     /// describes. Warn: remove them and report it by an Event, the operator's log and metrics. Off: remove them.
     /// Defaults to Hold.
@@ -20,13 +21,14 @@ pub struct Guard {
     #[schemars(range(min = 1, max = 3600))]
     pub window_seconds: u32,
 
-    /// The percentage of this Registry's keys that may be removed within the window although the end of their pods is not
-    /// confirmed. Defaults to 50. Removals beyond that are held, first those of the namespaces that would lose more than this
-    /// percentage of their own keys.
+    /// The percentage of this Registry's endpoints that may lose keys within the window although the end of their pods is
+    /// not confirmed. Defaults to 50. Removals beyond that are held, first those of the namespaces that would lose more than
+    /// this percentage of their own endpoints.
     #[schemars(range(min = 1, max = 99))]
     pub max_loss_percent: u32,
 
-    /// The minimum number of keys: a loss of fewer keys is never held. Defaults to 10.
+    /// The minimum number of endpoints: when fewer lose keys, nothing is held. The keys of an endpoint count as one.
+    /// Defaults to 10.
     #[schemars(range(min = 1, max = 100_000))]
     pub min_keys: u32,
 
@@ -35,7 +37,7 @@ pub struct Guard {
     pub hold_seconds: u32,
 }
 
-/// What to do when more keys would be removed than the limits allow.
+/// What to do when more endpoints would lose keys than the limits allow.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GuardMode {
     /// Remove them.

@@ -79,10 +79,11 @@ pub struct RegistrySpec {
     #[serde(default)]
     pub limits: Limits,
 
-    /// Mass-removal protection: when to hold removals because too many keys would be removed at once for pods whose end
-    /// is not confirmed: pods that are no longer ready or were missing from a list, and pods whose registration was
-    /// deleted or does not select them any more after an edit. Keys of pods that were deleted or are terminating are
-    /// always removed at once.
+    /// Mass-removal protection: when to hold removals because too many endpoints would lose keys at once though the end of
+    /// their pods is not confirmed: pods that are no longer ready or were missing from a list, and pods that lose keys
+    /// to an edit: of their registration (it was deleted, does not select them any more, or has other prefixes or formats),
+    /// of access rules, of labels of namespaces or of quotas. Keys of pods that were deleted or are terminating are always
+    /// removed at once.
     #[serde(default)]
     pub guard: Guard,
 

@@ -188,6 +188,16 @@ pub struct Preview {
     newest: Revision,
 }
 
+/// What the guard would decide about.
+#[derive(Debug, Default)]
+struct Doubts {
+    keys: BTreeSet<Key>,
+    /// The endpoints that would lose these keys.
+    lost: usize,
+    /// The known endpoints.
+    of: usize,
+}
+
 impl Preview {
     /// Returns a preview for the Registry `name` of the cluster `cluster_id`.
     pub fn new(cluster_id: &str, name: &str, spec: RegistrySpec, cluster: ClusterState) -> Self {
@@ -296,7 +306,7 @@ impl Preview {
     }
 
     /// Sets the total number of keys of the Registry, including keys that are not passed in. The guard measures a loss
-    /// against this number.
+    /// against the endpoints that have them.
     pub fn holds(&mut self, keys: usize) {
         self.keys_in_all = keys;
     }
@@ -316,16 +326,32 @@ impl Preview {
     /// `wanted`.
     pub fn outcomes(mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
         self.planner.kubernetes_is_complete();
-        let held = self.held_back();
+        let unknown = self.keys_in_all.saturating_sub(self.planner.key_count());
+        let mut doubts = Doubts::default();
         let mut written: BTreeMap<Key, Option<Value>> = BTreeMap::new();
         let mut next_lease = i64::MAX;
+        self.approve(&mut doubts);
+        // What the newest spec replaces is in doubt only once its keys can be written.
+        loop {
+            self.carry_out(&mut written, &mut next_lease);
+            if !self.approve(&mut doubts) {
+                break;
+            }
+        }
+        let held = self.held_back(doubts, unknown);
+        let outcome = |registration| self.outcome(registration, &written, &held);
+        wanted.iter().filter_map(outcome).collect()
+    }
+
+    /// Simulates transactions until the planner has nothing to do.
+    fn carry_out(&mut self, written: &mut BTreeMap<Key, Option<Value>>, next_lease: &mut i64) {
         while let Some(step) = self.planner.next(&(), Transaction::MAX_OPS, 0) {
             match step {
                 Step::Continue => {}
                 Step::Grant { ttl, count } => {
                     for _ in 0..count {
-                        self.planner.granted(LeaseId(next_lease), ttl);
-                        next_lease -= 1;
+                        self.planner.granted(LeaseId(*next_lease), ttl);
+                        *next_lease -= 1;
                     }
                 }
                 Step::Write(ticket, transaction) => {
@@ -343,27 +369,34 @@ impl Preview {
                 }
             }
         }
-        let outcome = |registration| self.outcome(registration, &written, &held);
-        wanted.iter().filter_map(outcome).collect()
     }
 
-    /// Returns the keys that the guard would hold back. Then approves their removal, so that the plan continues.
-    fn held_back(&mut self) -> BTreeSet<Key> {
+    /// Approves the removals that are unconfirmed, so that the plan continues, and adds them to `doubts`. Returns whether
+    /// there were any.
+    fn approve(&mut self, doubts: &mut Doubts) -> bool {
         // The guard uses only the time between two moments, and here is only one.
         let moment = Moment {
             now: Instant::now(),
             unix: Duration::ZERO,
         };
-        let terms = guard_terms(&self.spec.guard);
-        let of = self.planner.key_count().max(self.keys_in_all);
         self.planner.decide_removals(moment, None, || "plan".to_owned());
         let Some(hold) = self.planner.hold() else {
-            return BTreeSet::new();
+            return false;
         };
-        let (id, in_doubt) = (hold.id.clone(), hold.keys().cloned().collect::<BTreeSet<Key>>());
+        doubts.keys.extend(hold.keys().cloned());
+        doubts.lost += hold.lost;
+        doubts.of = doubts.of.max(hold.of);
+        let id = hold.id.clone();
         self.planner.decide_removals(moment, Some(&id), String::new);
-        let is_held = terms.mode == GuardMode::Hold && terms.is_above(in_doubt.len(), of);
-        if is_held { in_doubt } else { BTreeSet::new() }
+        true
+    }
+
+    /// Returns the keys that the guard would hold back. Of `unknown` keys the endpoints are not known: each key counts as
+    /// one.
+    fn held_back(&self, doubts: Doubts, unknown: usize) -> BTreeSet<Key> {
+        let terms = guard_terms(&self.spec.guard);
+        let is_held = terms.mode == GuardMode::Hold && terms.is_above(doubts.lost, doubts.of + unknown);
+        if is_held { doubts.keys } else { BTreeSet::new() }
     }
 
     fn outcome(

@@ -1,7 +1,7 @@
 //! Plans transactions: takes work from the queue, compares the desired with the observed state of its keys, and turns
 //! the differences into guarded writes. Each key has its own guard. The keys of a unit share the guards of all.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -383,7 +383,6 @@ impl Planner {
 
     /// Decides what to write for `work`; none if nothing must or can be written now.
     fn decide(&mut self, work: &Work) -> Option<Vec<Group>> {
-        let mut leaving = HashSet::new();
         let mut groups = match work {
             Work::Changed(..) => return None,
             Work::Key(key) => {
@@ -393,7 +392,7 @@ impl Planner {
                 vec![self.leftover_with(key)]
             }
             Work::Pod(registration, pod) => {
-                leaving = self.weigh_previous(registration, pod);
+                self.weigh_previous(registration, pod);
                 self.groups_of(registration, pod)?
             }
         };
@@ -425,13 +424,6 @@ impl Planner {
         }
         let (mut decided, mut idle) = (Vec::new(), Vec::new());
         for group in groups {
-            if group.iter().any(|key| leaving.contains(key)) {
-                let removal = self.removal_of_previous(&group, mine);
-                if !removal.is_empty() {
-                    decided.push(removal);
-                }
-                continue;
-            }
             if let [key] = &group[..] {
                 let state = self.keys.get(key).filter(|_| mine(key));
                 // If the key must be listed first, the list queues the work again.

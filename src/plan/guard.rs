@@ -3,14 +3,18 @@
 //!
 //! A pod that was deleted, is terminating or had its labels changed is a confirmed removal and does not pass through the
 //! guard. A pod that is no longer ready, or that is missing from a list, is an unconfirmed removal. So is a pod that still
-//! exists after its registration was deleted, or was edited and does not select it any more. Single ones are released at
-//! once. When they would cost a Registry more of its keys within a time window than its limit allows, the guard holds
-//! them until the keys are desired again, their pods end, the hold expires, or a user approves. It holds those of the
-//! namespaces that would lose more than this share of their own keys, if the rest is within the limit without them: a
-//! mistake in one namespace does not delay the others.
+//! exists after its registration was deleted, or was edited and does not select it any more, and so are the keys that a
+//! pod loses to another prefix or format, to access rules or to a quota. Single ones are released at once. When they
+//! would cost more of a Registry's endpoints keys within a time window than its limit allows, the guard holds them until
+//! the keys are desired again, their pods end, the hold expires, or a user approves. It holds those of the namespaces
+//! that would lose more than this share of their own endpoints, if the rest is within the limit without them: a mistake
+//! in one namespace does not delay the others.
+//!
+//! An endpoint that loses one of its keys is lost, because the consumers of that key lose it. It counts once, in however
+//! many formats it is registered, and new keys of the same endpoint replace nothing.
 //!
 //! The guard counts decisions, not attempts: a key is unconfirmed, held or released, never two of these at once. So
-//! each key counts once, however often the planner looks at it, writes it or observes it again.
+//! each endpoint counts once, however often the planner looks at its keys, writes them or observes them again.
 //!
 //! Only the leader decides. A standby replica collects unconfirmed removals. A hold outlives its leader in a record in
 //! etcd; the next leader continues it with the same id and end.
@@ -24,8 +28,10 @@ use super::work::Work;
 use crate::api::GuardMode;
 use crate::model::{Key, Prefix, RegistrationRef, Revision};
 
+mod endpoints;
 mod hold;
 
+use self::endpoints::Endpoints;
 pub(super) use hold::Recorded;
 pub use hold::{GuardEvent, Hold, Moment, Release};
 
@@ -36,10 +42,10 @@ pub struct GuardSettings {
     pub mode: GuardMode,
     /// Losses within this time are added up.
     pub window: Duration,
-    /// The share of a Registry's keys that may be lost, in percent.
+    /// The share of a Registry's endpoints that may be lost, in percent.
     pub max_loss_percent: usize,
-    /// Minimum number of lost keys before the guard acts; fewer are never held.
-    pub min_keys: usize,
+    /// Minimum number of lost endpoints before the guard acts; fewer are never held.
+    pub min_endpoints: usize,
     /// How long a hold lasts.
     pub hold: Duration,
 }
@@ -50,7 +56,7 @@ impl GuardSettings {
         mode: GuardMode::Off,
         window: Duration::ZERO,
         max_loss_percent: 100,
-        min_keys: usize::MAX,
+        min_endpoints: usize::MAX,
         hold: Duration::ZERO,
     };
 
@@ -59,30 +65,27 @@ impl GuardSettings {
         mode: GuardMode::Hold,
         window: Duration::ZERO,
         max_loss_percent: 0,
-        min_keys: 1,
+        min_endpoints: 1,
         hold: Duration::from_hours(1),
     };
 
-    /// Whether losing `lost` of a Registry's `of` keys exceeds the limits. Never true when the guard is off.
+    /// Whether losing `lost` of a Registry's `of` endpoints exceeds the limits. Never true when the guard is off.
     pub fn is_above(&self, lost: usize, of: usize) -> bool {
-        self.mode != GuardMode::Off && lost >= self.min_keys && lost * 100 > of * self.max_loss_percent
+        self.mode != GuardMode::Off && lost >= self.min_endpoints && lost * 100 > of * self.max_loss_percent
     }
 }
 
 /// Most namespaces to which a hold is limited. Their names are in its record.
 const MAX_NAMESPACES: usize = 64;
 
-/// What is known of a Registry's keys when the guard decides.
+/// What is known of a Registry's endpoints when the guard decides.
 pub(super) struct Known<'a> {
-    /// The number of keys in etcd.
-    pub present: usize,
-    /// Whether etcd holds a key.
-    pub is_there: &'a dyn Fn(&Key) -> bool,
-    /// Counts the keys that are about to be written, which takes long.
+    /// Whether the endpoint of this work is desired and etcd holds a key of it.
+    pub is_registered: &'a dyn Fn(&Work) -> bool,
+    /// Counts these endpoints by namespace, which takes long.
+    pub registered: &'a dyn Fn() -> HashMap<Arc<str>, usize>,
+    /// Counts the endpoints that are about to be registered, which takes long.
     pub to_come: &'a dyn Fn() -> usize,
-    /// Counts the keys in etcd by the namespaces of their pods, which takes long. Keys whose pods are not known have an
-    /// empty one.
-    pub by_namespace: &'a dyn Fn() -> HashMap<Arc<str>, usize>,
 }
 
 /// The guard's state for one Registry.
@@ -96,11 +99,14 @@ pub(super) struct Guard {
     facts: HashSet<Key>,
     /// Unconfirmed removals that have not been decided yet.
     fresh: BTreeMap<Key, Work>,
-    /// Unconfirmed keys that disappeared from etcd since the last [`Guard::look`], with their namespaces: the leader of
-    /// that time released them.
-    went: HashMap<Key, Arc<str>>,
-    /// Unconfirmed keys that were released within the window and have not been claimed again, with their namespaces.
-    let_go: HashMap<Key, (Instant, Arc<str>)>,
+    /// Unconfirmed keys that disappeared from etcd since the last [`Guard::look`]: the leader of that time released them.
+    went: HashMap<Key, Work>,
+    /// Unconfirmed keys that were released within the window and have not been claimed again.
+    let_go: HashMap<Key, (Instant, Work)>,
+    /// The endpoints of the keys in `fresh`, `hold` and `let_go`.
+    lost: Endpoints,
+    /// A lower bound of the number of endpoints before the loss, so that it is not counted at each decision.
+    at_least: usize,
     /// The entries of `let_go` in the order of their time, and entries of keys that have been claimed again since.
     order: VecDeque<(Instant, Key)>,
     /// Released keys that etcd may still hold.
@@ -125,6 +131,8 @@ impl Guard {
             fresh: BTreeMap::new(),
             went: HashMap::new(),
             let_go: HashMap::new(),
+            lost: Endpoints::default(),
+            at_least: 0,
             order: VecDeque::new(),
             leaving: HashMap::new(),
             hold: None,
@@ -192,7 +200,8 @@ impl Guard {
     /// unconfirmed or held, or that is released and not removed yet, keeps its state.
     pub(super) fn mark_unconfirmed(&mut self, key: &Key, work: Work) {
         if !self.knows(key) {
-            self.let_go.remove(key);
+            self.forget_loss(key);
+            self.lost.add(&work);
             if let Some(pod) = pod_of(&work) {
                 self.by_pod.entry(pod).or_default().insert(key.clone());
             }
@@ -212,6 +221,9 @@ impl Guard {
         let fresh = self.fresh.remove(key);
         let held = self.hold.as_mut().and_then(|hold| hold.keys.remove(key));
         let was_detained = fresh.is_some() || held.is_some();
+        if let Some(work) = fresh.as_ref().or(held.as_ref()) {
+            self.lost.remove(work);
+        }
         if let Some(pod) = leaving.or(fresh).or(held).as_ref().and_then(pod_of)
             && let Entry::Occupied(mut keys) = self.by_pod.entry(pod)
         {
@@ -229,8 +241,9 @@ impl Guard {
         if self.starting {
             self.facts.insert(key.clone());
         }
-        self.let_go.remove(key);
+        self.forget_loss(key);
         self.went.remove(key);
+        self.at_least = self.at_least.saturating_sub(1);
         self.forget(key)
     }
 
@@ -243,8 +256,9 @@ impl Guard {
     /// Records that etcd no longer holds `key`.
     pub(super) fn gone(&mut self, key: &Key) {
         if let Some(work) = self.fresh.get(key) {
-            self.went.insert(key.clone(), work.tenant().clone());
+            self.went.insert(key.clone(), work.clone());
         }
+        self.at_least = self.at_least.saturating_sub(1);
         self.forget(key);
     }
 
@@ -277,6 +291,7 @@ impl Guard {
     pub(super) fn forget_record(&mut self) {
         self.recorded = None;
         self.recorded_at = 0;
+        self.at_least = 0;
     }
 
     pub(super) fn recorded(&self) -> Option<&Recorded> {
@@ -296,20 +311,35 @@ impl Guard {
 
     /// Updates the loss counters with the current time, without deciding anything.
     pub(super) fn look(&mut self, now: Instant) {
-        for (key, namespace) in std::mem::take(&mut self.went) {
-            self.count(&key, &namespace, now);
+        for (key, work) in std::mem::take(&mut self.went) {
+            self.count(&key, work, now);
         }
         // No loss leaves the window while a hold lasts: the keys lost before it began belong to the same loss.
         if self.hold.is_none() {
             self.forget_old(now);
         }
+        if self.lost.len() == 0 {
+            self.at_least = 0;
+        }
     }
 
-    /// Whether twice the loss of `of` keys would be above the limit, and the removals of some namespaces are not held yet.
-    pub(super) fn is_loss_near_limit(&self, of: usize) -> bool {
+    /// Whether twice the loss would be above the limit, and the removals of some namespaces are not held yet.
+    pub(super) fn is_loss_near_limit(&mut self, known: &Known<'_>) -> bool {
         let is_limited = |hold: &Hold| hold.namespaces.is_some();
-        self.hold.as_ref().is_none_or(is_limited)
-            && self.settings.is_above(2 * (self.let_go.len() + self.fresh.len()), of)
+        let let_go = self.let_go.values().map(|(_, work)| work);
+        let lost: HashSet<&Work> = let_go.chain(self.fresh.values()).collect();
+        self.hold.as_ref().is_none_or(is_limited) && self.is_above(2 * lost.len(), known)
+    }
+
+    /// Whether losing `lost` of the endpoints that there were exceeds the limits.
+    fn is_above(&mut self, lost: usize, known: &Known<'_>) -> bool {
+        if !self.settings.is_above(lost, self.at_least) {
+            return false;
+        }
+        let registered: usize = (known.registered)().values().sum();
+        let others = self.lost.iter().filter(|work| !(known.is_registered)(work));
+        self.at_least = registered + others.count();
+        self.settings.is_above(lost, self.at_least)
     }
 
     /// Decides about all unconfirmed removals at once. Returns the event to report, and the work to queue because its
@@ -335,13 +365,12 @@ impl Guard {
             return (None, BTreeMap::new());
         }
         // What is held counts: the other namespaces may lose too much as well.
-        let lost = self.let_go.len() + self.fresh.len() + self.hold.as_ref().map_or(0, Hold::len);
-        let absent = |keys: &mut dyn Iterator<Item = &Key>| keys.filter(|key| !(known.is_there)(key)).count();
-        let mut of = known.present + absent(&mut self.let_go.keys()) + absent(&mut self.fresh.keys());
-        // An edit may replace all endpoints by others, as a switch from one set of pods to another does.
-        if self.settings.is_above(lost, of) {
-            of += (known.to_come)();
+        let lost = self.lost.len();
+        if !self.is_above(lost, known) {
+            return (None, self.release_fresh(now));
         }
+        // An edit may replace all endpoints by others, as a switch from one set of pods to another does.
+        let of = self.at_least + (known.to_come)();
         if !self.settings.is_above(lost, of) {
             return (None, self.release_fresh(now));
         }
@@ -378,34 +407,38 @@ impl Guard {
             adopted: false,
         };
         hold.take_in(&mut self.fresh);
-        hold.released = lost - hold.len();
+        hold.released = lost - hold.keys.values().collect::<HashSet<_>>().len();
         self.hold = Some(hold);
         (Some(event), self.release_fresh(now))
     }
 
     /// Returns the namespaces among those of undecided removals that would lose more than the allowed share of their own
-    /// keys, if the loss of the Registry, which has `of` keys, is within the limit without what they, and unknown namespaces,
-    /// would still lose. Otherwise none, for all namespaces.
+    /// endpoints, if the loss of the Registry, which has `of` endpoints, is within the limit without what they, and unknown
+    /// namespaces, would still lose. Otherwise none, for all namespaces.
     fn namespaces_above(&self, known: &Known<'_>, of: usize) -> Option<BTreeSet<Arc<str>>> {
-        let mut all = (known.by_namespace)();
+        let mut all = (known.registered)();
+        for work in self.lost.iter().filter(|work| !(known.is_registered)(work)) {
+            *all.entry(work.tenant().clone()).or_default() += 1;
+        }
+        let let_go: HashSet<&Work> = self.let_go.values().map(|(_, work)| work).collect();
+        let fresh: HashSet<&Work> = self.fresh.values().collect();
         let mut lost: HashMap<&Arc<str>, usize> = HashMap::new();
-        let let_go = self.let_go.iter().map(|(key, (_, namespace))| (key, namespace));
-        for (key, namespace) in let_go.chain(self.fresh.iter().map(|(key, work)| (key, work.tenant()))) {
-            *lost.entry(namespace).or_default() += 1;
-            *all.entry(namespace.clone()).or_default() += usize::from(!(known.is_there)(key));
+        for work in let_go.union(&fresh) {
+            *lost.entry(work.tenant()).or_default() += 1;
         }
         let share = GuardSettings {
-            min_keys: 1,
+            min_endpoints: 1,
             ..self.settings
         };
         let count = |namespace: &Arc<str>| all.get(namespace).copied().unwrap_or_default();
         let is_above =
             |namespace: &&Arc<str>| !namespace.is_empty() && share.is_above(lost[namespace], count(namespace));
-        let concerned: BTreeSet<&Arc<str>> = self.fresh.values().map(Work::tenant).collect();
+        let concerned: BTreeSet<&Arc<str>> = fresh.iter().map(|work| work.tenant()).collect();
         let above: BTreeSet<Arc<str>> = concerned.into_iter().filter(is_above).cloned().collect();
-        let is_rest = |work: &&Work| !work.tenant().is_empty() && !above.contains(work.tenant());
-        let rest = self.fresh.values().filter(is_rest).count();
-        let is_enough = !self.settings.is_above(self.let_go.len() + rest, of);
+        let is_rest =
+            |work: &&&Work| !work.tenant().is_empty() && !above.contains(work.tenant()) && !let_go.contains(**work);
+        let rest = fresh.iter().filter(is_rest).count();
+        let is_enough = !self.settings.is_above(let_go.len() + rest, of);
         (is_enough && above.len() <= MAX_NAMESPACES).then_some(above)
     }
 
@@ -413,7 +446,8 @@ impl Guard {
     fn release_fresh(&mut self, now: Instant) -> BTreeMap<Key, Work> {
         let fresh = std::mem::take(&mut self.fresh);
         for (key, work) in &fresh {
-            self.count(key, work.tenant(), now);
+            self.lost.remove(work);
+            self.count(key, work.clone(), now);
         }
         self.release(fresh)
     }
@@ -449,17 +483,17 @@ impl Guard {
     }
 
     fn decide_hold(&mut self, now: Instant, approved: Option<&str>) -> (Option<GuardEvent>, BTreeMap<Key, Work>) {
-        let (let_go, settings) = (self.let_go.len(), self.settings);
         let Some(hold) = &mut self.hold else {
             return (None, BTreeMap::new());
         };
         // Another process may have released more than this one knows of.
-        let let_go = if hold.adopted {
-            let_go.max(hold.released)
+        let unknown = if hold.adopted && hold.released > 0 {
+            let let_go: HashSet<&Work> = self.let_go.values().map(|(_, work)| work).collect();
+            hold.released.saturating_sub(let_go.len())
         } else {
-            let_go
+            0
         };
-        let above = settings.is_above(let_go + hold.keys.len(), hold.of);
+        let above = self.settings.is_above(self.lost.len() + unknown, hold.of);
         hold.recovered = hold.recovered.or(Some(now)).filter(|_| !above);
         let why = if self.settings.mode != GuardMode::Hold {
             Release::Unguarded
@@ -476,10 +510,13 @@ impl Guard {
             return (None, BTreeMap::new());
         };
         self.ended = Some(id.clone());
+        for work in keys.values() {
+            self.lost.remove(work);
+        }
         if why == Release::Resolved {
             // The loss is within the limit again. It counts like any other loss within the limit.
             for (key, work) in &keys {
-                self.count(key, work.tenant(), now);
+                self.count(key, work.clone(), now);
             }
         } else {
             self.forget_all();
@@ -495,9 +532,19 @@ impl Guard {
         keys
     }
 
-    fn count(&mut self, key: &Key, namespace: &Arc<str>, now: Instant) {
-        self.let_go.insert(key.clone(), (now, namespace.clone()));
+    /// Counts `key` as lost.
+    fn count(&mut self, key: &Key, work: Work, now: Instant) {
+        self.forget_loss(key);
+        self.lost.add(&work);
+        self.let_go.insert(key.clone(), (now, work));
         self.order.push_back((now, key.clone()));
+    }
+
+    /// Does not count `key` as lost any more.
+    fn forget_loss(&mut self, key: &Key) {
+        if let Some((_, work)) = self.let_go.remove(key) {
+            self.lost.remove(&work);
+        }
     }
 
     fn forget_old(&mut self, now: Instant) {
@@ -506,13 +553,17 @@ impl Guard {
             && let Some((at, key)) = self.order.pop_front()
         {
             if self.let_go.get(&key).is_some_and(|(since, _)| *since == at) {
-                self.let_go.remove(&key);
+                self.forget_loss(&key);
+                // An endpoint that is not registered counts only while it is lost.
+                self.at_least = self.at_least.saturating_sub(1);
             }
         }
     }
 
     fn forget_all(&mut self) {
-        self.let_go.clear();
+        for (_, work) in std::mem::take(&mut self.let_go).into_values() {
+            self.lost.remove(&work);
+        }
         self.order.clear();
     }
 }

@@ -45,11 +45,11 @@ pub(super) struct HoldRecord {
     pub id: String,
     /// When the hold expires, in seconds since 1970.
     pub until: u64,
-    /// How many keys would have been lost when the hold began.
+    /// How many endpoints would have been lost when the hold began.
     pub lost: usize,
-    /// How many keys existed before the loss.
+    /// How many endpoints there were before the loss.
     pub of: usize,
-    /// How many of the lost keys were not held when the hold began.
+    /// How many of the lost endpoints had no held key when the hold began.
     #[serde(default)]
     pub released: usize,
     /// The namespaces whose removals are held; none if those of all are.

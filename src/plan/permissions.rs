@@ -2,8 +2,8 @@
 //! and the keys that the Registry's rules do not let a registration have.
 //!
 //! What etcd denies stays as it is, and all other work continues. Roles are changed by the etcd admin, so denied
-//! operations are retried, and the waiting work is queued again once they are allowed. The rules of the Registry are
-//! certain, so a key that they forbid is removed at once, without the guard, and even if the registration is suspended.
+//! operations are retried, and the waiting work is queued again once they are allowed. A key that the rules of the Registry
+//! forbid is removed, even if the registration is suspended, unless the guard holds it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -234,7 +234,6 @@ impl Planner {
         let there: Vec<Key> = prefixes.iter().flat_map(|prefix| self.keys.keys_in(prefix)).collect();
         for key in there {
             if self.is_forbidden(&key) {
-                self.guard.clear_unconfirmed(&key);
                 self.enqueue(&key);
             }
         }
@@ -244,6 +243,17 @@ impl Planner {
             self.work
                 .extend(pods.map(|pod| Work::Pod(registration.clone(), pod.clone())));
         }
+    }
+
+    /// Whether a rule forbids `key` to `registration`.
+    pub(super) fn is_forbidden_to(&self, key: &Key, registration: &RegistrationRef) -> bool {
+        self.permissions.forbid(key, registration)
+    }
+
+    /// Returns the prefixes below which rules forbid all keys, or some, to `registration`.
+    pub(super) fn forbidden_to(&self, registration: &RegistrationRef) -> impl Iterator<Item = &Prefix> {
+        let forbidden = self.permissions.forbidden.get(registration);
+        forbidden.into_iter().flatten().map(|(prefix, _)| prefix)
     }
 
     /// Whether a rule forbids `key` to a registration, and no other registration may have it.

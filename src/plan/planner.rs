@@ -189,16 +189,15 @@ impl Planner {
 
     /// Sets the desired records of `pod` for `registration`; none if the pod is confirmed to be gone.
     pub fn set_desired(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<DesiredPod>) {
-        self.clear_pod(registration, pod);
+        self.clear_pod(registration, pod, desired.as_ref());
         if self.registrations.is_kept(registration, pod) {
             self.registrations.set_kept(registration, None);
         }
         let has_endpoint = desired
             .as_ref()
             .is_some_and(|desired| desired.all_records().next().is_some());
-        for key in self.replace_desired(registration, pod, desired) {
-            self.guard.clear_unconfirmed(&key);
-        }
+        let dropped = self.replace_desired(registration, pod, desired);
+        self.drop_keys(registration, pod, dropped);
         if has_endpoint {
             self.stop_keeping_last(registration);
         } else {

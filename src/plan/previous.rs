@@ -2,21 +2,20 @@
 //!
 //! After an edit that changes keys, a pod keeps the records of the spec before until all that the newest spec newly asks
 //! for can be written: until then they are renewed and follow the pod like any others, and a new pod gets them, too.
-//! Then the new ones are written and the old ones removed in one transaction. What cannot be written is taken by someone
-//! else, denied or rejected by etcd, denied by the Registry's rules, suppressed for another registration's format, or
+//! Then the new ones are written at once, and the removal of the old ones is unconfirmed: it is released by the guard.
+//! Without a guard both are one transaction. What cannot be written is taken by someone else, denied or rejected by etcd, denied by the Registry's rules, suppressed for another registration's format, or
 //! cannot be expressed at all. What was wrong by the spec before already is no reason to keep anything.
 //!
-//! The claims of the spec before stay until nothing of it is left in etcd, so that a key of it is never taken for one
-//! that nobody wants. They come after the claims of all others: who wants that key by a spec in force has it.
+//! The claims of the spec before stay until then, so that a key of it is never taken for one that nobody wants. They come
+//! after the claims of all others: who wants that key by a spec in force has it.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::actions::Decision;
 use super::desired::{DesiredPod, EndpointRecords, Problem};
+use super::key_table::KeyState;
 use super::planner::Planner;
 use super::report::{Registered, Report};
-use super::units::Group;
 use crate::model::{Key, Record, RegistrationRef};
 
 /// What a pod has by the spec before and not by the newest one.
@@ -162,16 +161,15 @@ impl Planner {
         self.registrations.desired(registration, pod)?.previous.as_deref()
     }
 
-    /// Before it is decided about `pod`: its claims by the spec before are there while they are needed. Returns the keys
-    /// that are to go because the newest spec is or can be carried out.
-    pub(super) fn weigh_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> HashSet<Key> {
+    /// Before it is decided about `pod`: its claims by the spec before are there while they are needed.
+    pub(super) fn weigh_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
         let state = self.registrations.get(registration);
         let Some(state) = state.filter(|state| !state.settings.suspended) else {
-            return HashSet::new();
+            return;
         };
         let is_released = state.released.contains(pod);
         let Some(way) = self.way(registration, pod) else {
-            return HashSet::new();
+            return;
         };
         let keys: Vec<Key> = self
             .previous(registration, pod)
@@ -184,46 +182,43 @@ impl Planner {
                     self.claim(key, registration, pod);
                 }
             }
-            Way::Done if !is_released && keys.iter().all(|key| self.is_given_up(key, registration)) => {
+            Way::Open | Way::Done if !is_released && keys.iter().all(|key| self.is_known(key)) => {
                 self.release_previous(registration, pod, &keys);
             }
-            Way::Open | Way::Done if !is_released => return keys.into_iter().collect(),
             _ => {}
         }
-        HashSet::new()
     }
 
-    /// Whether `registration` has nothing to remove under `key`, or cannot.
-    fn is_given_up(&self, key: &Key, registration: &RegistrationRef) -> bool {
-        let Some(state) = self.keys.get(key) else { return true };
-        let is_others = state
-            .claims
-            .first()
-            .is_some_and(|claim| claim.registration != *registration);
-        let may_be_there = state.may_appear() || state.is_ours(&self.leases);
-        is_others || self.is_denied(key) || self.prefixes.is_listed(key) && !may_be_there
+    /// Whether it is known what etcd holds under `key`, or nothing can be done about it.
+    fn is_known(&self, key: &Key) -> bool {
+        self.prefixes.is_listed(key) || self.is_denied(key)
     }
 
-    /// `pod` has what the newest spec asks for, and nothing is left of the spec before.
+    /// Gives up the claims by the spec before for all pods of which the newest one can be carried out.
+    pub fn release_all_previous(&mut self) {
+        let mut open = Vec::new();
+        for (registration, state) in self.registrations.iter() {
+            let pods = state.pods.iter().filter(|(_, desired)| desired.previous.is_some());
+            open.extend(pods.map(|(pod, _)| (registration.clone(), pod.clone())));
+        }
+        for (registration, pod) in open {
+            self.weigh_previous(&registration, &pod);
+        }
+    }
+
+    /// Gives up the claims of `pod` by the spec before: it has, or can have, what the newest one asks for.
     fn release_previous(&mut self, registration: &RegistrationRef, pod: &Arc<str>, keys: &[Key]) {
         self.registrations.set_released(registration, pod, true);
         for key in keys {
             self.unclaim(key, registration, pod);
-            self.guard.clear_unconfirmed(key);
-            if self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases) {
-                // What etcd does not let us remove is still to go.
+            let may_be_ours = |state: &KeyState| state.is_unclaimed() && state.may_be_ours(&self.leases);
+            if self.keys.get(key).is_some_and(may_be_ours) {
                 self.registrations.add_dropped(registration, pod, key);
+                self.mark_unconfirmed(key, registration, pod);
             }
             self.keys.drop_if_unused(key);
         }
         self.registrations.mark_changed(registration);
-    }
-
-    /// Removes what is there of `keys`, which the spec before asked for. That is the author's wish, and in no doubt.
-    pub(super) fn removal_of_previous(&self, keys: &[Key], mine: impl Fn(&Key) -> bool) -> Group {
-        let ours = |key: &&Key| mine(key) && self.keys.is_ours(key, &self.leases);
-        let removal = |key: &Key| Some((key.clone(), Decision::Remove(self.keys.held(key)?.mod_revision)));
-        keys.iter().filter(ours).filter_map(removal).collect()
     }
 
     /// Adds what `pod` has by the spec before to `report`.
@@ -239,11 +234,14 @@ impl Planner {
         };
         let state = self.registrations.get(registration);
         let is_released = state.is_some_and(|state| state.released.contains(pod));
+        let is_there = |key: &Key| self.keys.is_ours(key, &self.leases);
         if is_released && way != Way::Barred {
+            // Its keys are leaving or held.
+            let is_left = |key: &Key| self.keys.is_unclaimed(key) && is_there(key) && !self.is_denied(key);
+            report.carried_out &= !previous.keys().any(is_left);
             return;
         }
         report.carried_out = false;
-        let is_there = |key: &Key| self.keys.is_ours(key, &self.leases);
         if way != Way::Barred {
             report.outstanding += previous
                 .keys()

@@ -332,9 +332,14 @@ impl Planner {
             endpoint_records.units.clear();
         }
         bare.problems.push(Problem::OverQuota(quota.clone()));
-        for key in self.replace_desired(registration, pod, Some(bare)) {
-            self.guard.clear_unconfirmed(&key);
-        }
+        let dropped = self.replace_desired(registration, pod, Some(bare));
         self.registrations.set_rationed(registration, pod, Some(whole));
+        // A key that is not known to be there was not taken from the pod.
+        for key in dropped {
+            let state = self.keys.get(&key);
+            if state.is_some_and(|state| state.may_be_ours(&self.leases)) {
+                self.mark_unconfirmed(&key, registration, pod);
+            }
+        }
     }
 }

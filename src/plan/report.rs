@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::desired::{DesiredPod, EndpointAddress, EndpointRecords, Problem};
 use super::permissions::Right;
 use super::planner::Planner;
+use super::registrations::RegistrationState;
 use super::rejected::Rejection;
 use crate::api::Reason;
 use crate::model::{Key, LeaseId, Prefix, Record, RegistrationRef, Revision};
@@ -27,7 +28,7 @@ pub struct Report<'a> {
     pub endpoints: Vec<Registered<'a>>,
     /// How many keys are still to be written or removed.
     pub outstanding: usize,
-    /// How many keys are kept though their pods do not seem to be ready: the guard holds them.
+    /// How many keys are kept though they are not desired: the guard holds them.
     pub held: usize,
     /// The keys that are held by someone else, in the order of pods.
     pub conflicts: Vec<Conflict>,
@@ -129,11 +130,7 @@ impl Planner {
                 .filter(|key| self.is_leaving(key))
                 .count()
                 + self.work.edited(registration),
-            held: state
-                .prefixes()
-                .iter()
-                .map(|prefix| self.guard.held_in(prefix, registration))
-                .sum(),
+            held: self.held_of(registration, state),
             conflicts: Vec::new(),
             problems: BTreeMap::new(),
             ruled_out: None,
@@ -267,6 +264,14 @@ impl Planner {
     /// Whether etcd holds `key` with `value` for `pod`, on a lease of the operator.
     pub(super) fn is_present(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> bool {
         matches!(self.standing(key, value, registration, pod), KeyStatus::Present)
+    }
+
+    /// Counts the held keys of a registration, also those where it may not write any more.
+    fn held_of(&self, registration: &RegistrationRef, state: &RegistrationState) -> usize {
+        let mut prefixes: BTreeSet<&Prefix> = state.prefixes().iter().collect();
+        prefixes.extend(self.forbidden_to(registration));
+        let held = |prefix: &Prefix| self.guard.held_in(prefix, registration);
+        prefixes.into_iter().map(held).sum()
     }
 
     fn is_leaving(&self, key: &Key) -> bool {

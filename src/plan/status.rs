@@ -406,7 +406,7 @@ fn held(keys: usize, holding: &Holding) -> (ConditionStatus, Reason, String) {
     };
     let message = match held {
         ConditionStatus::True => {
-            format!("{keys} keys are kept in etcd though their pods do not seem to be ready: {message}")
+            format!("{keys} keys are kept in etcd though they are not desired: {message}")
         }
         _ => message.to_owned(),
     };

@@ -1,18 +1,19 @@
 //! Confirmed and unconfirmed pod removals: what the planner passes to the guard, and what happens to the keys once the
 //! guard has decided.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::desired::{DesiredPod, PodState};
-use super::guard::{GuardEvent, GuardSettings, Hold, Known, Moment};
+use super::guard::{Guard, GuardEvent, GuardSettings, Hold, Known, Moment};
 use super::key_table::KeyState;
 use super::meta::MetaKeys;
 use super::planner::Planner;
 use super::refresh::DesiredState;
+use super::registrations::RegistrationState;
 use super::work::Work;
-use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, RegistrationRef, Revision};
+use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, Record, RegistrationRef, Revision};
 
 impl Planner {
     pub fn set_guard(&mut self, settings: GuardSettings) {
@@ -66,10 +67,8 @@ impl Planner {
                 .set_unready(registration, pod, Some(if_ready.clone()));
             if is_kept {
                 // The last endpoint stays. Its keys change only if the desired records of the pod have changed.
-                for key in self.replace_desired(registration, pod, Some(if_ready)) {
-                    self.clear_unconfirmed(&key);
-                }
-                return;
+                let dropped = self.replace_desired(registration, pod, Some(if_ready));
+                return self.drop_keys(registration, pod, dropped);
             }
         }
         if is_kept {
@@ -92,7 +91,7 @@ impl Planner {
         // A key that was never written, or that is foreign, is no loss.
         let may_be_ours = |state: &KeyState| state.may_be_ours(&self.leases);
         let may_be_ours = self.keys.get(key).is_some_and(may_be_ours) || !self.prefixes.is_listed(key);
-        if self.guard.is_on() && may_be_ours && self.keys.is_unclaimed(key) && !self.is_forbidden(key) {
+        if self.guard.is_on() && may_be_ours && self.keys.is_unclaimed(key) {
             let work = Work::Pod(registration.clone(), pod.clone());
             self.guard.mark_unconfirmed(key, work);
         }
@@ -120,17 +119,40 @@ impl Planner {
         }
     }
 
-    /// Clears all unconfirmed keys of `pod`: those it had, and those it would have if ready.
-    pub(super) fn clear_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
+    /// Clears the unconfirmed keys of `pod`: those it had, and those it would have if ready. It is now to have `desired`,
+    /// nothing if it is confirmed to be gone.
+    pub(super) fn clear_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<&DesiredPod>) {
         let unready = self.registrations.set_unready(registration, pod, None);
         let mut keys = unready.as_ref().map(DesiredPod::keys).unwrap_or_default();
         let state = self.registrations.get(registration);
         keys.extend_from_slice(state.map_or(&[], |state| state.dropped_by(pod)));
         for key in keys {
-            if self.clear_unconfirmed(&key) {
+            let is_withdrawn = desired.is_some_and(|desired| self.is_withdrawn(&key, registration, pod, desired));
+            if !is_withdrawn && self.clear_unconfirmed(&key) {
                 self.registrations.mark_changed(registration);
             }
         }
+    }
+
+    /// Handles keys that `pod` must no longer have: its desired records have just been replaced.
+    pub(super) fn drop_keys(&mut self, registration: &RegistrationRef, pod: &Arc<str>, dropped: Vec<Key>) {
+        for key in dropped {
+            let desired = self.registrations.desired(registration, pod);
+            if desired.is_some_and(|desired| self.is_withdrawn(&key, registration, pod, desired)) {
+                self.mark_unconfirmed(&key, registration, pod);
+            } else {
+                self.guard.clear_unconfirmed(&key);
+            }
+        }
+    }
+
+    /// Whether an edit takes `key` from `pod`, and not a change of the pod, which is to have `desired`: an edit of the
+    /// registration, of access rules or of a quota. It may be a mistake.
+    fn is_withdrawn(&self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>, desired: &DesiredPod) -> bool {
+        let has = |desired: &DesiredPod| desired.all_records().any(|record| record.key == *key);
+        let state = self.registrations.get(registration);
+        let whole = state.and_then(|state| state.rationed.get(pod));
+        desired.had(key) || whole.is_some_and(has) || self.is_forbidden_to(key, registration)
     }
 
     /// Clears an unconfirmed key; returns whether it was held back until now.
@@ -182,37 +204,7 @@ impl Planner {
         if self.guard.is_starting() && !self.mark_leftovers_unconfirmed() {
             return None;
         }
-        let (keys, leases) = (&self.keys, &self.leases);
-        let is_there = |key: &Key| keys.held(key).is_some_and(|held| leases.is_ours(held.lease));
-        let is_to_come = |(key, state): &(&Key, &KeyState)| {
-            let Some(claim) = state.claims.first() else {
-                return false;
-            };
-            let registration = self.registrations.get(&claim.registration);
-            let may_be_written = self.prefixes.is_listed(key)
-                && self.permissions.missing(key, &self.prefixes).is_none()
-                && !self.rejected.contains(key, &claim.registration)
-                && registration.is_some_and(|state| !state.settings.suspended);
-            state.held.is_none() && may_be_written
-        };
-        let has_space = self.work.has_space();
-        let to_come = || keys.iter().filter(|key| has_space && is_to_come(key)).count();
-        let by_namespace = || {
-            let mut counts = HashMap::new();
-            for (_, state) in keys.iter().filter(|(_, state)| state.is_ours(leases)) {
-                let claim = state.claims.first().or(state.last_claim.as_deref());
-                let namespace = claim.map_or_else(|| "".into(), |claim| claim.registration.namespace.clone());
-                *counts.entry(namespace).or_default() += 1;
-            }
-            counts
-        };
-        let known = Known {
-            present: leases.key_count(),
-            is_there: &is_there,
-            to_come: &to_come,
-            by_namespace: &by_namespace,
-        };
-        let (event, released) = self.guard.decide(&known, moment, approved, id);
+        let (event, released) = self.with_known(|guard, known| guard.decide(known, moment, approved, id));
         for (key, work) in released {
             // A key that was not known to be in etcd when its pod was dropped is not on the pod's list. It is removed
             // separately.
@@ -245,8 +237,60 @@ impl Planner {
     }
 
     /// Whether the unconfirmed removals come near the guard's limit, so that those still to be found may exceed it.
-    pub fn is_loss_near_limit(&self) -> bool {
-        self.guard.is_loss_near_limit(self.leases.key_count())
+    pub fn is_loss_near_limit(&mut self) -> bool {
+        self.with_known(Guard::is_loss_near_limit)
+    }
+
+    /// Lets the guard decide something with what is known of the endpoints.
+    fn with_known<T>(&mut self, decide: impl FnOnce(&mut Guard, &Known<'_>) -> T) -> T {
+        let (keys, leases) = (&self.keys, &self.leases);
+        let is_there = |record: &Record| keys.held(&record.key).is_some_and(|held| leases.is_ours(held.lease));
+        let is_registered = |desired: &DesiredPod| desired.all_records().any(is_there);
+        let registrations = &self.registrations;
+        let registered = || {
+            let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
+            for (registration, state) in registrations.iter() {
+                let count = state.pods.values().filter(|desired| is_registered(desired)).count();
+                *counts.entry(registration.namespace.clone()).or_default() += count;
+            }
+            counts
+        };
+        let may_be_written = |registration: &RegistrationRef, key: &Key| {
+            self.prefixes.is_listed(key)
+                && self.permissions.missing(key, &self.prefixes).is_none()
+                && !self.rejected.contains(key, registration)
+        };
+        let is_to_come = |registration: &RegistrationRef, pod: &Arc<str>, desired: &DesiredPod| {
+            let is_first = |state: &KeyState| state.claims.first().is_some_and(|claim| claim.is_of(registration, pod));
+            let is_free = |key: &Key| {
+                keys.get(key)
+                    .is_some_and(|state| state.held.is_none() && is_first(state))
+            };
+            let mut records = desired.records();
+            !is_registered(desired)
+                && records.any(|record| is_free(&record.key) && may_be_written(registration, &record.key))
+        };
+        let has_space = self.work.has_space();
+        let to_come = || {
+            let unsuspended = registrations
+                .iter()
+                .filter(|(_, state)| has_space && !state.settings.suspended);
+            let count = |(registration, state): (&RegistrationRef, &RegistrationState)| {
+                let pods = state.pods.iter();
+                pods.filter(|(pod, desired)| is_to_come(registration, pod, desired))
+                    .count()
+            };
+            unsuspended.map(count).sum()
+        };
+        let known = Known {
+            is_registered: &|work: &Work| match work {
+                Work::Pod(registration, pod) => registrations.desired(registration, pod).is_some_and(is_registered),
+                Work::Changed(..) | Work::Key(_) => false,
+            },
+            registered: &registered,
+            to_come: &to_come,
+        };
+        decide(&mut self.guard, &known)
     }
 
     /// Returns the write that brings the hold's record in etcd up to date, none if it is.
@@ -304,12 +348,20 @@ impl Planner {
             state.is_unclaimed()
                 && state.is_ours(&self.leases)
                 && self.guard.detains(key)
-                && !self.registrations.is_frozen(key)
-                && !self.is_forbidden(key)
+                && (!self.registrations.is_frozen(key) || self.is_forbidden(key))
         };
-        let left: Vec<Key> = self.keys.iter().filter(left).map(|(key, _)| key.clone()).collect();
-        for key in left {
-            self.guard.mark_unconfirmed(&key, Work::Key(key.clone()));
+        let left: HashSet<Key> = self.keys.iter().filter(left).map(|(key, _)| key.clone()).collect();
+        let mut works: HashMap<&Key, Work> = left.iter().map(|key| (key, Work::Key(key.clone()))).collect();
+        // Pods that are not ready lose keys together.
+        for (registration, state) in self.registrations.iter() {
+            for (pod, desired) in &state.unready {
+                for key in desired.all_records().filter_map(|record| left.get(&record.key)) {
+                    works.insert(key, Work::Pod(registration.clone(), pod.clone()));
+                }
+            }
+        }
+        for (key, work) in works {
+            self.guard.mark_unconfirmed(key, work);
         }
         self.guard.started();
         // Until now the unclaimed keys were left alone. Those that are not unconfirmed can be removed.
@@ -323,7 +375,7 @@ impl Planner {
         // A key that has lost its lease meanwhile is foreign.
         let is_on_lease = held.as_ref().is_some_and(|held| held.lease != LeaseId::NONE);
         let is_new = is_on_lease && !self.keys.contains(key);
-        if is_new && self.guard.is_on() && !self.is_forbidden(key) {
+        if is_new && self.guard.is_on() {
             self.guard.mark_unconfirmed(key, Work::Key(key.clone()));
         }
         self.observe_key(key, held, revision);

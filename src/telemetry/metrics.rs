@@ -108,7 +108,7 @@ impl Registries {
         );
         to.register(
             "held_keys",
-            "Keys kept although their pods do not seem to be ready, because too many would be removed at once",
+            "Keys kept although they are not desired, because too many endpoints would lose keys at once",
             self.held.clone(),
         );
         to.register(

@@ -142,7 +142,7 @@ async fn p9_readiness_lost_by_all_at_once_is_held_and_told_until_somebody_approv
     let registry = turn.namespace.objects().get(API, "Registry", "default").await?;
     let told = message(&registry.expect("it is there"), "RemovalsHeld");
     let (lost, _) = told
-        .split_once(" of 20 keys would have been removed at once")
+        .split_once(" of 20 endpoints would have lost keys at once")
         .expect(&told);
     // News that come together are judged together.
     assert!((11..=20).contains(&lost.parse::<usize>().expect(&told)), "{told}");

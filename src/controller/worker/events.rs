@@ -195,7 +195,7 @@ impl RegistryWorker {
             }
             GuardEvent::Warned { lost, of } => {
                 let note = format!(
-                    "{lost} of {of} keys are removed at once. They are not held, because spec.guard.mode is Warn."
+                    "{lost} of {of} endpoints lose keys at once. The removals are not held, because spec.guard.mode is Warn."
                 );
                 self.publish(true, NOT_HELD, note, Timestamp::now());
             }

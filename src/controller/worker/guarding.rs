@@ -40,7 +40,7 @@ pub fn terms(guard: &Guard) -> GuardSettings {
         mode: guard.mode,
         window: seconds(guard.window_seconds),
         max_loss_percent: size(guard.max_loss_percent),
-        min_keys: size(guard.min_keys),
+        min_endpoints: size(guard.min_keys),
         hold: seconds(guard.hold_seconds),
     }
 }
@@ -113,7 +113,7 @@ impl RegistryWorker {
                 self.metrics.count_guard_trip();
                 tracing::warn!(
                     registry, hold = ?self.planner.hold().map(|hold| &hold.id),
-                    "too many keys would be removed at once; holding the removals"
+                    "too many endpoints would lose keys at once; holding the removals"
                 );
             }
             GuardEvent::Resumed => {
@@ -126,7 +126,7 @@ impl RegistryWorker {
                 self.metrics.count_guard_trip();
                 tracing::warn!(
                     registry, hold = ?self.planner.hold().map(|hold| &hold.id),
-                    "too many keys of other namespaces would be removed as well; holding their removals, too"
+                    "too many endpoints of other namespaces would lose keys as well; holding their removals, too"
                 );
             }
             GuardEvent::Warned { lost, of } => {
@@ -135,7 +135,7 @@ impl RegistryWorker {
                     registry,
                     lost,
                     of,
-                    "many keys are removed at once; spec.guard.mode is Warn, so the removals are not held"
+                    "many endpoints lose keys at once; spec.guard.mode is Warn, so the removals are not held"
                 );
             }
             GuardEvent::Released { id, keys, why } => {
@@ -161,9 +161,9 @@ fn notice(registry: &str, hold: &plan::Hold) -> String {
         .and_then(|end| Timestamp::from_second(end).ok())
         .unwrap_or(Timestamp::MAX);
     format!(
-        "{lost} of {of} keys would have been removed at once because their pods are no longer ready or were missing \
-         from a list, or because registrations were deleted or do not select the pods any more. The remaining keys{namespaces} \
-         are kept until {end}, until their pods end, or until most of them are desired again. If the removal is right: \
+        "{lost} of {of} endpoints would have lost keys at once because their pods are no longer ready or were missing \
+         from a list, or because of an edit: of registrations, access rules, labels of namespaces or quotas. The remaining \
+         keys{namespaces} are kept until {end}, until their pods end, or until most of them are desired again. If the removal is right: \
          kubectl annotate --overwrite registry {registry} {APPROVE_REMOVALS}={id}"
     )
 }

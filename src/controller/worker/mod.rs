@@ -411,7 +411,9 @@ impl RegistryWorker {
             }
             // The guard decides about a burst of removals as a whole, because each part of it may look harmless.
             let is_incomplete = if self.planner.is_loss_near_limit() {
-                self.planner.refresh_all(cache, REFRESHED)
+                let is_incomplete = self.planner.refresh_all(cache, REFRESHED);
+                self.planner.release_all_previous();
+                is_incomplete
             } else {
                 self.planner.refresh_within_limits(cache, REFRESHED)
             };

@@ -26,7 +26,7 @@ const GUARD: GuardSettings = GuardSettings {
     mode: GuardMode::Hold,
     window: Duration::from_mins(1),
     max_loss_percent: 40,
-    min_keys: 2,
+    min_endpoints: 2,
     hold: Duration::from_mins(5),
 };
 

@@ -33,11 +33,11 @@ pub struct Hold {
     pub until_unix: u64,
     /// Since when the loss has been within the limit, because enough pods are back.
     pub(super) recovered: Option<Instant>,
-    /// How many keys would have been lost when the hold began, including those already lost.
+    /// How many endpoints would have been lost when the hold began, including those already lost.
     pub lost: usize,
-    /// How many keys existed before the loss.
+    /// How many endpoints there were before the loss.
     pub of: usize,
-    /// How many of the lost keys were not held when the hold began.
+    /// How many of the lost endpoints had no held key when the hold began.
     pub(super) released: usize,
     /// The keys held, each with the work to queue when it is released.
     pub(super) keys: BTreeMap<Key, Work>,
@@ -115,13 +115,13 @@ pub enum GuardEvent {
     /// A hold of another process was adopted.
     Resumed,
     /// A hold that concerns more namespaces has taken the place of the former one, because they would have lost too many
-    /// keys as well.
+    /// endpoints as well.
     Widened,
     /// The loss exceeds the limit, and the keys are released nevertheless
     /// ([`GuardMode::Warn`](super::GuardMode::Warn)).
     Warned {
         lost: usize,
-        /// How many keys there were before.
+        /// How many endpoints there were before.
         of: usize,
     },
     /// A hold has ended.

@@ -14,7 +14,7 @@ const SETTINGS: GuardSettings = GuardSettings {
     mode: GuardMode::Hold,
     window: Duration::from_mins(1),
     max_loss_percent: 50,
-    min_keys: 10,
+    min_endpoints: 10,
     hold: Duration::from_mins(5),
 };
 
@@ -105,23 +105,38 @@ impl Rig {
         };
         // Taken out, because the closures read the rig.
         let mut guard = std::mem::replace(&mut self.guard, Guard::new());
-        let by_namespace = || {
+        let (event, works) = self.with_known(|known| guard.decide(known, moment, self.approved.as_deref(), || id));
+        self.guard = guard;
+        self.holds += usize::from(matches!(event, Some(GuardEvent::Held | GuardEvent::Widened)));
+        (event, works.into_keys().collect())
+    }
+
+    /// What is known when the guard decides. Each key is one endpoint.
+    fn with_known<T>(&self, decide: impl FnOnce(&Known<'_>) -> T) -> T {
+        let registered = || {
             let mut counts = HashMap::new();
             for key in &self.etcd {
                 *counts.entry(self.namespace_of(key).into()).or_default() += 1;
             }
             counts
         };
-        let known = Known {
-            present: self.etcd.len(),
-            is_there: &|key| self.etcd.contains(key),
-            to_come: &|| self.to_come,
-            by_namespace: &by_namespace,
+        let is_registered = |work: &Work| match work {
+            Work::Key(key) => self.etcd.contains(key),
+            Work::Pod(_, pod) => self.etcd.contains(&key(pod.parse().expect("a number"))),
+            Work::Changed(..) => false,
         };
-        let (event, works) = guard.decide(&known, moment, self.approved.as_deref(), || id);
+        decide(&Known {
+            is_registered: &is_registered,
+            registered: &registered,
+            to_come: &|| self.to_come,
+        })
+    }
+
+    fn is_near_limit(&mut self) -> bool {
+        let mut guard = std::mem::replace(&mut self.guard, Guard::new());
+        let is_near = self.with_known(|known| guard.is_loss_near_limit(known));
         self.guard = guard;
-        self.holds += usize::from(matches!(event, Some(GuardEvent::Held | GuardEvent::Widened)));
-        (event, works.into_keys().collect())
+        is_near
     }
 
     /// Lets the guard decide and removes the released keys from etcd. Returns their number.
@@ -566,7 +581,7 @@ proptest! {
             // No key may be released on top of that.
             if count > 0 && event.is_none() {
                 let lost = went.len();
-                prop_assert!(lost < SETTINGS.min_keys || lost * 100 <= of * SETTINGS.max_loss_percent, "{lost} of {of}");
+                prop_assert!(lost < SETTINGS.min_endpoints || lost * 100 <= of * SETTINGS.max_loss_percent, "{lost} of {of}");
             }
         }
     }
@@ -575,13 +590,12 @@ proptest! {
 #[test]
 fn loss_above_half_the_limit_is_near_it_until_a_hold_begins() {
     let mut rig = Rig::new(40, SETTINGS);
-    let is_near = |rig: &Rig| rig.guard.is_loss_near_limit(rig.etcd.len());
     rig.mark_unconfirmed(0..10);
-    assert!(!is_near(&rig));
+    assert!(!rig.is_near_limit());
     rig.mark_unconfirmed(10..11);
-    assert!(is_near(&rig));
+    assert!(rig.is_near_limit());
     rig.mark_unconfirmed(11..40);
     assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 0));
-    assert!(!is_near(&rig));
-    assert!(!Rig::new(40, GuardSettings::OFF).guard.is_loss_near_limit(0));
+    assert!(!rig.is_near_limit());
+    assert!(!Rig::new(40, GuardSettings::OFF).is_near_limit());
 }

@@ -417,7 +417,7 @@ fn keys_that_are_held_are_told_with_how_to_let_them_go() {
     assert_eq!((holds, reason), ("True", "LossAboveLimit"));
     assert_eq!(
         message,
-        "12 keys are kept in etcd though their pods do not seem to be ready: 20 of 20 keys would have gone."
+        "12 keys are kept in etcd though they are not desired: 20 of 20 keys would have gone."
     );
     assert_eq!(said(&status, ConditionType::Synced), ("False", "RemovalsHeld"));
     let (holds, reason, message) = told(&status, ConditionType::Ready);

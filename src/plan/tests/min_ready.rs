@@ -357,7 +357,7 @@ fn the_guard_holds_keys_of_pods_that_are_all_interrupted_at_once() {
         mode: GuardMode::Hold,
         window: Duration::from_mins(1),
         max_loss_percent: 50,
-        min_keys: 2,
+        min_endpoints: 2,
         hold: Duration::from_mins(5),
     });
     waiting.sleep(60);

@@ -1,8 +1,9 @@
 //! An edit must not empty a service: a pod keeps the keys of the previous spec until the newest one can be carried out.
 
+use super::unconfirmed::{PODS as PODS_IN_ALL, guard, key, pod, registered};
 use super::*;
 use crate::index::PortTarget;
-use crate::plan::{PodState, Problem};
+use crate::plan::{GuardEvent, PodState, Problem};
 
 /// `pod` with a key below `/t/` by the newest spec, and below `/s/` by the previous one.
 fn moved(pod: &str, value: &str, problems: Vec<Problem>) -> DesiredPod {
@@ -253,9 +254,12 @@ fn a_successor_keeps_the_old_records_of_a_move_that_cannot_be_carried_out() {
         rig.move_all(&[]);
         rig.planner.kubernetes_is_complete();
         rig.run_without_gap();
-        // Keys that are not needed any more are removed on the user's request, without the guard.
-        let place = if taken { "/s/" } else { "/t/" };
-        assert_eq!(rig.ours(), PODS.map(|pod| format!("{place}{pod}")));
+        rig.judge(Instant::now());
+        rig.run_without_gap();
+        // The removal of what is not needed any more is held, as it was by the predecessor.
+        let places: &[&str] = if taken { &["/s/"] } else { &["/s/", "/t/"] };
+        let expected = places.iter().flat_map(|place| PODS.map(|pod| format!("{place}{pod}")));
+        assert_eq!(rig.ours(), expected.collect::<Vec<_>>());
     }
 }
 
@@ -344,4 +348,110 @@ fn keys_of_others_that_were_there_before_the_edit_keep_the_previous_keys_in_plac
     rig.run();
     assert_eq!(rig.data().iter().filter(|key| key.ends_with("/a")).count(), 1);
     assert_eq!(rig.etcd.value("/t/a").as_deref(), Some("1"));
+}
+
+/// Moves the first pods of `registered`, so many, from `/s/` to `/t/`.
+fn move_some(rig: &mut Rig, count: usize) {
+    let settings = RegistrationSettings {
+        prefixes: vec![Prefix::below("/t/"), Prefix::below("/s/")],
+        ..settings(1)
+    };
+    rig.planner.set_settings(&reference("orders"), settings);
+    for number in 0..count {
+        let name = pod(number);
+        rig.set(&name, moved(&name, "1", Vec::new()));
+    }
+}
+
+fn below(rig: &Rig, place: &str) -> usize {
+    rig.data().iter().filter(|key| key.starts_with(place)).count()
+}
+
+#[test]
+fn a_move_of_all_endpoints_writes_the_new_keys_and_holds_the_old_ones() {
+    let (mut rig, now) = (registered(), Instant::now());
+    move_some(&mut rig, PODS_IN_ALL);
+    rig.run();
+    assert_eq!(rig.judge(now), Some(GuardEvent::Held));
+    rig.run();
+    assert_eq!((below(&rig, "/s/"), below(&rig, "/t/")), (PODS_IN_ALL, PODS_IN_ALL));
+    let report = rig.report("orders");
+    assert_eq!((report.held, report.registered, report.carried_out), (20, 20, false));
+    let hold = rig.planner.hold().expect("a hold");
+    assert_eq!((hold.lost, hold.of), (20, 20), "the new keys are no other endpoints");
+
+    // A change of a pod, which stays ready, releases nothing; its end does.
+    rig.set(&pod(0), moved(&pod(0), "2", Vec::new()));
+    rig.drop_pod("orders", &pod(1));
+    rig.judge(now);
+    rig.run();
+    assert_eq!((below(&rig, "/s/"), below(&rig, "/t/")), (19, 19));
+    assert_eq!(rig.etcd.value("/t/p00").as_deref(), Some("2"));
+
+    let end = rig.judge(now + guard().hold);
+    assert!(matches!(end, Some(GuardEvent::Released { keys: 19, .. })), "{end:?}");
+    rig.run();
+    assert_eq!((below(&rig, "/s/"), below(&rig, "/t/")), (0, 19));
+    assert!(rig.report("orders").carried_out);
+}
+
+#[test]
+fn a_move_of_few_endpoints_is_not_held() {
+    let (mut rig, now) = (registered(), Instant::now());
+    move_some(&mut rig, 9);
+    rig.run();
+    assert_eq!(rig.judge(now), None);
+    rig.run();
+    assert_eq!((below(&rig, "/s/"), below(&rig, "/t/")), (11, 9));
+    // The next ones count together with them.
+    move_some(&mut rig, PODS_IN_ALL);
+    rig.run();
+    assert_eq!(rig.judge(now), Some(GuardEvent::Held));
+}
+
+#[test]
+fn a_move_that_is_undone_ends_the_hold_without_a_write_of_the_held_keys() {
+    let (mut rig, now) = (registered(), Instant::now());
+    move_some(&mut rig, PODS_IN_ALL);
+    rig.run();
+    rig.judge(now);
+    let before: Vec<_> = (0..PODS_IN_ALL)
+        .map(|number| rig.etcd.held(&key(number)).cloned())
+        .collect();
+    rig.planner.forget_previous(&reference("orders"));
+    rig.planner.set_settings(&reference("orders"), settings(1));
+    for number in 0..PODS_IN_ALL {
+        rig.want("orders", &pod(number), &[&key(number)], "1");
+    }
+    let end = rig.judge(now);
+    assert!(matches!(end, Some(GuardEvent::Released { keys: 0, .. })), "{end:?}");
+    rig.run();
+    assert_eq!((below(&rig, "/s/"), below(&rig, "/t/")), (PODS_IN_ALL, 0));
+    let after: Vec<_> = (0..PODS_IN_ALL)
+        .map(|number| rig.etcd.held(&key(number)).cloned())
+        .collect();
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_format_that_all_endpoints_lose_is_held_though_the_others_stay() {
+    let (mut rig, now) = (registered(), Instant::now());
+    let with = |number: usize, formats: usize| {
+        let keys: Vec<String> = (0..formats).map(|format| format!("{}-{format}", key(number))).collect();
+        desired(&pod(number), &keys.iter().map(String::as_str).collect::<Vec<_>>(), "1")
+    };
+    for number in 0..PODS_IN_ALL {
+        rig.set(&pod(number), with(number, 3));
+    }
+    rig.run();
+    assert_eq!(rig.left(), 3 * PODS_IN_ALL);
+    for number in 0..PODS_IN_ALL {
+        rig.set(&pod(number), keeping(with(number, 2), with(number, 3)));
+    }
+    rig.run();
+    assert_eq!(rig.judge(now), Some(GuardEvent::Held));
+    rig.run();
+    assert_eq!(rig.left(), 3 * PODS_IN_ALL);
+    let hold = rig.planner.hold().expect("a hold");
+    assert_eq!((hold.lost, hold.of, hold.len()), (20, 20, 20));
 }

@@ -30,7 +30,7 @@ impl Rig {
             mode: GuardMode::Hold,
             window: Duration::from_mins(1),
             max_loss_percent: 1,
-            min_keys: 1,
+            min_endpoints: 1,
             hold: Duration::from_hours(1),
         });
         rig.judge_now();
@@ -92,19 +92,91 @@ fn pods(count: usize) -> Vec<String> {
 }
 
 #[test]
-fn what_is_forbidden_goes_at_once_whatever_the_guard_would_say() {
+fn what_all_pods_are_forbidden_is_held_until_it_is_allowed_again() {
     let pods = pods(20);
+    for settings in [settings(1), suspended(1)] {
+        let mut rig = Rig::guarded(&pods);
+        rig.planner.set_settings(&reference("orders"), settings.clone());
+        rig.forbid(&settings, &pods);
+        rig.judge_now();
+        assert!(rig.run().is_empty());
+        assert_eq!((rig.kept_keys().len(), rig.report("orders").held), (20, 20));
+        // A change of a pod, which stays ready, releases nothing; its end does.
+        let other = desired("p3", &[], "2");
+        rig.planner
+            .set_pod_state(&reference("orders"), &"p3".into(), PodState::Ready(other));
+        rig.drop_pod("orders", "p4");
+        rig.judge_now();
+        rig.run();
+        assert_eq!(rig.kept_keys().len(), 19);
+
+        rig.planner.set_settings(&reference("orders"), settings.clone());
+        rig.planner.forbid(&reference("orders"), Vec::new());
+        for pod in pods.iter().filter(|pod| *pod != "p4") {
+            rig.planner
+                .set_pod_state(&reference("orders"), &pod.as_str().into(), PodState::Ready(at(pod)));
+        }
+        rig.judge_now();
+        assert!(rig.run().is_empty(), "no key is written again");
+        assert_eq!((rig.kept_keys().len(), rig.report("orders").held), (19, 0));
+        assert!(rig.planner.hold().is_none());
+    }
+}
+
+#[test]
+fn what_few_pods_are_forbidden_goes_once_the_guard_has_decided() {
+    let pods = pods(3);
     let mut rig = Rig::guarded(&pods);
-    assert_eq!(rig.kept_keys().len(), 20);
+    rig.planner.set_guard(crate::plan::tests::unconfirmed::guard());
     rig.forbid(&settings(1), &pods);
     rig.judge_now();
     rig.run();
     assert_eq!(rig.kept_keys(), Vec::<String>::new());
-    assert!(rig.planner.hold().is_none());
 }
 
 #[test]
-fn what_is_held_back_goes_when_it_is_forbidden() {
+fn a_successor_holds_what_it_finds_forbidden() {
+    let pods = pods(20);
+    let mut rig = Rig::guarded(&pods);
+    rig.succeed();
+    rig.planner.set_guard(crate::plan::GuardSettings::EVERYTHING);
+    rig.planner.set_settings(&reference("orders"), suspended(1));
+    rig.planner
+        .forbid(&reference("orders"), vec![(Prefix::below("/s/"), only("/other"))]);
+    rig.planner.kubernetes_is_complete();
+    rig.run();
+    rig.judge_now();
+    rig.run();
+    assert_eq!((rig.kept_keys().len(), rig.report("orders").held), (20, 20));
+}
+
+#[test]
+fn a_quota_that_comes_down_takes_from_few_at_once_and_from_many_only_after_the_hold() {
+    let pods = pods(20);
+    let mut rig = Rig::guarded(&pods);
+    rig.planner.set_guard(crate::plan::tests::unconfirmed::guard());
+    rig.allow(11);
+    rig.judge_now();
+    rig.run();
+    rig.judge_now();
+    rig.run();
+    assert_eq!(rig.kept_keys().len(), 11, "9 of 20");
+    rig.allow(2);
+    rig.run();
+    rig.judge_now();
+    rig.run();
+    assert_eq!((rig.kept_keys().len(), rig.report("orders").held), (11, 9), "18 of 20");
+    // What is held counts for nobody; it is used again when there is room.
+    rig.allow(6);
+    rig.run();
+    assert_eq!((rig.kept_keys().len(), rig.report("orders").held), (11, 5));
+    rig.planner.set_quota(&reference("orders").namespace, None);
+    rig.run();
+    assert_eq!((rig.kept_keys().len(), rig.report("orders").held), (20, 0));
+}
+
+#[test]
+fn what_is_held_back_stays_held_when_it_is_forbidden() {
     let pods = pods(20);
     let mut rig = Rig::guarded(&pods);
     for pod in &pods {
@@ -124,14 +196,16 @@ fn what_is_held_back_goes_when_it_is_forbidden() {
     );
     rig.planner
         .forbid(&orders, vec![(Prefix::below("/s/"), only("/other"))]);
-    rig.run();
-    assert_eq!(rig.kept_keys(), Vec::<String>::new());
+    rig.judge_now();
+    assert!(rig.run().is_empty());
+    assert_eq!(rig.report("orders").held, 20);
 }
 
 #[test]
 fn a_suspended_registration_keeps_nothing_that_is_forbidden() {
     let pods = pods(3);
     let mut rig = Rig::guarded(&pods);
+    rig.planner.set_guard(GuardSettings::OFF);
     rig.planner.set_settings(&reference("orders"), suspended(1));
     rig.forbid(&suspended(1), &pods);
     rig.run();
@@ -142,6 +216,7 @@ fn a_suspended_registration_keeps_nothing_that_is_forbidden() {
 fn a_suspended_registration_keeps_what_is_allowed_and_loses_the_rest() {
     let pods = pods(3);
     let mut rig = Rig::guarded(&pods);
+    rig.planner.set_guard(GuardSettings::OFF);
     let orders = reference("orders");
     rig.planner.set_settings(&orders, suspended(1));
     rig.planner.forbid(&orders, vec![(Prefix::below("/s/"), only("/s/p1"))]);

@@ -14,7 +14,7 @@ pub(super) fn guard() -> GuardSettings {
         mode: GuardMode::Hold,
         window: Duration::from_mins(1),
         max_loss_percent: 50,
-        min_keys: 10,
+        min_endpoints: 10,
         hold: Duration::from_mins(5),
     }
 }
@@ -423,4 +423,63 @@ fn an_etcd_that_was_restored_is_read_before_what_it_lost_counts() {
         0,
         "nothing is there to be held"
     );
+}
+
+#[test]
+fn an_endpoint_counts_once_in_however_many_formats_it_is_registered() {
+    let (mut rig, now) = (registered(), Instant::now());
+    rig.register_at("carts", "/c/");
+    let cart = |number: usize| {
+        let keys: Vec<String> = (0..10).map(|format| format!("/c/c{number}-{format}")).collect();
+        desired(
+            &format!("c{number}"),
+            &keys.iter().map(String::as_str).collect::<Vec<_>>(),
+            "1",
+        )
+    };
+    let set = |rig: &mut Rig, number: usize, state: PodState| {
+        let pod = format!("c{number}").as_str().into();
+        rig.planner.set_pod_state(&reference("carts"), &pod, state);
+    };
+    for number in 0..10 {
+        set(&mut rig, number, PodState::Ready(cart(number)));
+    }
+    rig.run();
+    assert_eq!(rig.left(), PODS + 100);
+    // 90 of 120 keys, and 9 of 30 endpoints.
+    for number in 0..9 {
+        set(&mut rig, number, PodState::Unready(cart(number)));
+    }
+    assert_eq!(rig.judge(now), None);
+    rig.run();
+    assert_eq!(rig.left(), PODS + 10);
+    // 13 keys, and 7 more endpoints: 16 of 30 are more than half.
+    for number in 0..6 {
+        rig.present(number, PodState::Missing);
+    }
+    assert_eq!(rig.judge(now), None);
+    rig.present(6, PodState::Missing);
+    assert_eq!(rig.judge(now), Some(GuardEvent::Held));
+    let hold = rig.planner.hold().expect("a hold");
+    assert_eq!((hold.len(), hold.lost, hold.of), (1, 16, 30));
+}
+
+#[test]
+fn after_a_restart_the_keys_of_an_unready_pod_count_as_one_endpoint() {
+    let mut rig = registered();
+    let both = |number: usize| desired(&pod(number), &[&key(number), &format!("/s/x{number:02}")], "1");
+    for number in 0..PODS {
+        rig.present(number, PodState::Ready(both(number)));
+    }
+    rig.run();
+    rig.restart(0);
+    for number in 0..PODS {
+        let is_ready = number < 11;
+        let state = if is_ready { PodState::Ready } else { PodState::Unready };
+        rig.present(number, state(both(number)));
+    }
+    rig.run();
+    assert_eq!(rig.judge(Instant::now()), None, "18 of 40 keys, and 9 of 20 endpoints");
+    rig.run();
+    assert_eq!(rig.left(), 22);
 }
