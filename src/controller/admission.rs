@@ -160,7 +160,10 @@ fn previous(
     if former.identity.is_same(&compiled.identity) {
         return former.previous;
     }
-    former.previous = None;
+    if let Some(last) = former.previous.take() {
+        // The spec in force was not applied completely either. The edit may undo it.
+        return (!last.identity.is_same(&compiled.identity)).then_some(last);
+    }
     former.stand_aside(&[]);
     Some(former)
 }

@@ -401,3 +401,148 @@ async fn p9_a_switch_to_as_many_other_pods_holds_nothing() -> Result<()> {
     assert_eq!(operator.metric("leasehold_guard_trips_total").await?, Some(0.0));
     Ok(())
 }
+
+/// Waits until the registration and the Registry report a hold of so many keys, and that etcd still holds them.
+async fn wait_held(turn: &Turn, operator: &Operator, keys: usize) -> Result<()> {
+    wait_metric(operator, "leasehold_held_keys", keys).await?;
+    let objects = turn.namespace.objects();
+    wait_condition(objects, "orders", "RemovalsHeld", "True", "LossAboveLimit").await;
+    hold_id(turn).await.map(drop)
+}
+
+/// Makes the registration write its keys below another prefix.
+async fn move_to(turn: &Turn, prefix: &str) -> Result<()> {
+    let formats = json!({"formats": [{"type": "Plain", "plain": {"prefix": prefix}}]});
+    turn.namespace.apply(registration("orders", &formats)).await.map(drop)
+}
+
+#[tokio::test]
+async fn p9_a_move_to_another_prefix_writes_the_new_keys_and_holds_the_old_ones() -> Result<()> {
+    let (turn, operator) = start("p9-move", json!({})).await?;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    let (before, after) = (turn.plain("orders"), format!("/moved/{}/", turn.namespace.name()));
+    let history = History::watch(&turn.etcd, &before, 0).await?;
+    move_to(&turn, after.trim_end_matches('/')).await?;
+    wait_count(&turn.etcd, &after, 20, SOON).await;
+    wait_held(&turn, &operator, 20).await?;
+    let id = hold_id(&turn).await?;
+
+    operator.restart().await?;
+    operator.wait_ready(SOON).await?;
+    wait_goes_on(&turn, &operator, &id, 20).await?;
+    wait_held(&turn, &operator, 20).await?;
+    let pod = turn.some_pod().await?;
+    turn.namespace.delete_pod(&pod).await?;
+    // The Deployment replaces it, and the new pod has a key below the new prefix only.
+    wait_count(&turn.etcd, &before, 19, SOON).await;
+    wait_metric(&operator, "leasehold_held_keys", 19).await?;
+    let deleted = format!("{before}{pod}");
+    let events = history.settled().await?;
+    assert!(
+        events
+            .iter()
+            .all(|event| event.kind == Kind::Delete && event.key == deleted),
+        "{events:?}"
+    );
+
+    change_registry(&turn, json!({"metadata": {"annotations": {APPROVE_REMOVALS: id}}})).await;
+    wait_count(&turn.etcd, &before, 0, SOON).await;
+    wait_nothing_held(&turn).await?;
+    assert_eq!(turn.etcd.dump(&after).await?.len(), 20);
+    Ok(())
+}
+
+#[tokio::test]
+async fn p9_a_move_that_is_undone_costs_none_of_the_old_keys() -> Result<()> {
+    let (turn, operator) = start("p9-undone", json!({})).await?;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    let (before, after) = (turn.plain("orders"), format!("/moved/{}/", turn.namespace.name()));
+    let history = History::watch(&turn.etcd, &before, 0).await?;
+    move_to(&turn, after.trim_end_matches('/')).await?;
+    wait_held(&turn, &operator, 20).await?;
+    turn.namespace.apply(registration("orders", &json!({}))).await?;
+    wait_count(&turn.etcd, &after, 0, SOON).await;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    wait_nothing_held(&turn).await?;
+    history.assert_silent().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn p9_a_format_that_is_left_out_is_held_and_one_of_a_small_service_is_not() -> Result<()> {
+    let (turn, operator) = start("p9-format", json!({})).await?;
+    let two = |name: &str| {
+        let second = json!({"type": "Plain", "plain": {"prefix": format!("/second/{name}")}});
+        registration(name, &json!({"formats": [{"type": "Plain"}, second]}))
+    };
+    for name in ["a", "b", "c"] {
+        turn.namespace.create_pod(&pod(name, "few")).await?;
+    }
+    turn.namespace.apply(two("few")).await?;
+    turn.namespace.apply(two("orders")).await?;
+    support::wait_in_sync(turn.namespace.objects(), "few", 3).await;
+    // Until then, the spec with one format counts as the last one that was applied.
+    let is_recorded = |object: &Value| {
+        let last = &object["status"]["lastSynced"]["spec"]["formats"];
+        last.as_array().is_some_and(|formats| formats.len() == 2)
+    };
+    let orders = (API, "ServiceRegistration", "orders");
+    turn.namespace.objects().wait(orders, is_recorded, SOON).await?;
+    let all = turn.etcd.dump("/").await?;
+    let data = || all.keys().filter(|key| !key.starts_with("/leasehold/"));
+    assert_eq!(data().count(), 46);
+
+    turn.namespace.apply(registration("few", &json!({}))).await?;
+    until("the keys of the small service to be gone", SOON, || async {
+        let left = turn.etcd.dump("/").await.map_err(|error| error.to_string())?;
+        let left = left.keys().filter(|key| !key.starts_with("/leasehold/")).count();
+        (left == 43).then_some(()).ok_or(format!("{left} keys are left"))
+    })
+    .await?;
+    assert_eq!(operator.metric("leasehold_guard_trips_total").await?, Some(0.0));
+    let history = History::watch(&turn.etcd, "/", 0).await?;
+    turn.namespace.apply(registration("orders", &json!({}))).await?;
+    wait_held(&turn, &operator, 20).await?;
+    turn.namespace.apply(two("orders")).await?;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    wait_nothing_held(&turn).await?;
+    let events = history.settled().await?;
+    let data: Vec<_> = events
+        .iter()
+        .filter(|event| !event.key.starts_with("/leasehold/"))
+        .collect();
+    assert!(data.is_empty(), "{data:?}");
+    Ok(())
+}
+
+/// Access rules that apply to the namespaces with these labels.
+fn access(labels: &Value, quota: Option<u32>) -> Value {
+    let mut rule = json!({"name": "all", "namespaceSelector": {"matchLabels": labels}});
+    if let Some(quota) = quota {
+        rule["keysPerNamespace"] = quota.into();
+    }
+    json!({"spec": {"access": {"rules": [rule]}}})
+}
+
+#[tokio::test]
+async fn p9_access_that_is_taken_away_is_held_until_it_is_given_back() -> Result<()> {
+    let (turn, operator) = start("p9-access", json!({})).await?;
+    let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
+    change_registry(&turn, access(&json!({"tenant": "yes"}), None)).await;
+    wait_held(&turn, &operator, 20).await?;
+    history.assert_silent().await;
+    change_registry(&turn, json!({"spec": {"access": null}})).await;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    wait_nothing_held(&turn).await?;
+    history.assert_silent().await;
+
+    // A quota, too: of 20 pods, 3 keep their keys, and then all of them.
+    change_registry(&turn, access(&json!({}), Some(3))).await;
+    wait_held(&turn, &operator, 17).await?;
+    history.assert_silent().await;
+    change_registry(&turn, json!({"spec": {"access": null}})).await;
+    support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
+    wait_nothing_held(&turn).await?;
+    history.assert_silent().await;
+    Ok(())
+}

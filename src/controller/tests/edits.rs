@@ -292,3 +292,24 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
     rig.take(rules(2, &["/other"]));
     assert_eq!(scopes(&rig), [""; 0], "access rules deny the old prefix, too");
 }
+
+#[tokio::test]
+async fn edit_that_is_undone_before_any_status_was_written_keeps_nothing_of_the_edit() {
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.take(old().news());
+    rig.lists_complete();
+    let moved = |prefix: &str| json!([{"type": "Plain", "plain": {"prefix": prefix}}]);
+    let edited = old().edited(moved("/elsewhere"));
+    rig.take(edited.news());
+    assert_eq!(rig.kept("old"), ["/services/shop/old/"]);
+    let again = edited.edited(moved("/third"));
+    rig.take(again.news());
+    assert_eq!(
+        rig.kept("old"),
+        ["/services/shop/old/"],
+        "the spec before was never applied completely"
+    );
+    rig.take(again.edited(json!([{"type": "Plain"}])).news());
+    assert_eq!(rig.kept("old"), [""; 0]);
+}
