@@ -17,8 +17,8 @@ pub enum ConditionType {
     Ready,
     /// Of a ServiceRegistration: another owner holds a key that this registration wants.
     Conflict,
-    /// Of a ServiceRegistration and of a Registry: mass-removal protection keeps keys of pods that do not seem to be
-    /// ready, because too many keys would be removed at once.
+    /// Of a ServiceRegistration and of a Registry: mass-removal protection keeps keys that are not desired,
+    /// because too many endpoints would lose keys at once.
     RemovalsHeld,
     /// Of a Registry: the operator can reach the etcd.
     Connected,

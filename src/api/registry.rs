@@ -88,8 +88,8 @@ pub struct RegistrySpec {
     pub guard: Guard,
 
     /// Which namespaces may write which keys. If unset, every registration may write everywhere except below
-    /// metaPrefix. If set, only keys that a rule allows are written, and keys that are no longer allowed are removed at
-    /// once.
+    /// metaPrefix. If set, only keys that a rule allows are written, and keys that are no longer allowed are removed,
+    /// subject to `guard`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Access")]
     pub access: Option<Access>,

@@ -39,7 +39,7 @@ pub struct ServiceRegistrationStatus {
     pub last_synced: Option<LastSynced>,
     /// Ready: at least one ready pod is registered, or the selector matches no pod. Accepted: the spec is valid and its
     /// Registry exists. Synced: the keys in etcd match the pods exactly. Conflict, normally False: another owner holds a
-    /// key. RemovalsHeld, normally False: keys are kept because too many would be removed at once.
+    /// key. RemovalsHeld, normally False: keys are kept because too many endpoints would lose keys at once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "schema::conditions")]
     pub conditions: Vec<Condition>,

@@ -47,6 +47,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use self::admission::Entry;
@@ -89,7 +90,7 @@ pub struct Controller {
     /// What is stale and since when, as last sent to the workers.
     outdated: Option<Outdated>,
     registration_lists: Relists,
-    /// Counts the lists of Registries. When a list is complete, a Registry marked by an older list is gone.
+    /// Counts the lists of Registries. When a list is complete, a Registry marked by an older list is missing.
     registry_list: u64,
     unclear: UnclearRegistrations,
     /// Whether the caches are complete and the workers have been notified.
@@ -132,9 +133,15 @@ impl Controller {
         shutdown: CancellationToken,
     ) -> Result<(), Failure> {
         loop {
+            let missing = self.next_missing();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
+                () = time::sleep_until(missing.unwrap_or_else(Instant::now).into()), if missing.is_some() => {
+                    let cache = self.cache.clone();
+                    self.drop_missing(&mut cache.write(), Instant::now());
+                    self.remember();
+                }
                 failure = self.workers.failure() => return Err(failure),
                 Some((registry, access)) = good.recv() => self.is_good(&registry, access),
                 Some(registry) = led.recv() => {

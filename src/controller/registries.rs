@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kube::ResourceExt;
 
 use super::cache::Cache;
 use super::compile::Compiled;
 use super::{Command, Controller};
-use crate::api::{APPROVE_REMOVALS, Registry, RegistrySpec, RegistryStatus, ServiceRegistration};
+use crate::api::{APPROVE_REMOVALS, GuardMode, Registry, RegistrySpec, RegistryStatus, ServiceRegistration};
 use crate::controller::state::{State, StoredRegistry};
 use crate::controller::worker::{StatusSeen, Trouble, Version};
 use crate::etcd::Access;
@@ -34,6 +34,8 @@ pub struct Known {
     approved: Option<String>,
     /// The list that contained the Registry last.
     list: u64,
+    /// When the Registry is dropped, if no list contains it until then; none if the newest one does.
+    missing_until: Option<Instant>,
     /// The status as last observed.
     pub(super) told: StatusSeen,
     /// The access that its worker received last; none while the worker has none.
@@ -53,6 +55,24 @@ impl Known {
         Version {
             uid: self.uid.as_str().into(),
             generation: self.generation,
+        }
+    }
+
+    /// Records that a list lacks the Registry. It stays in force for as long as its guard holds keys, because the list may
+    /// be wrong. A Registry of the stored state that the first list lacks is dropped at once.
+    fn is_missing(&mut self, name: &str, now: Instant) {
+        let guard = &self.spec.guard;
+        let is_guarded = guard.mode == GuardMode::Hold && !self.uid.is_empty();
+        let hold = Duration::from_secs(if is_guarded { guard.hold_seconds.into() } else { 0 });
+        if self.missing_until.is_none() {
+            self.missing_until = Some(now + hold);
+            if is_guarded {
+                tracing::warn!(
+                    registry = name,
+                    seconds = hold.as_secs(),
+                    "a list lacks the Registry, and its deletion was not reported; it stays in force for this time"
+                );
+            }
         }
     }
 
@@ -113,6 +133,7 @@ impl Controller {
                 spec: spec.clone(),
                 approved: None,
                 list: 0,
+                missing_until: None,
                 told: StatusSeen::default(),
                 offered: Some(Box::new(access.clone())),
                 wrong: None,
@@ -193,17 +214,15 @@ impl Controller {
             ObjectEvent::Unreadable { name, .. } => {
                 if let Some(known) = self.registries.get_mut(&*name) {
                     known.list = self.registry_list;
+                    known.missing_until = None;
                 }
             }
             ObjectEvent::ListComplete => {
-                let gone = self
-                    .registries
-                    .iter()
-                    .filter(|(_, known)| known.list != self.registry_list);
-                let gone: Vec<Arc<str>> = gone.map(|(name, _)| name.clone()).collect();
-                for name in gone {
-                    self.registry_gone(cache, &name, now);
+                let list = self.registry_list;
+                for (name, known) in self.registries.iter_mut().filter(|(_, known)| known.list != list) {
+                    known.is_missing(name, now);
                 }
+                self.drop_missing(cache, now);
                 if self.streams.listed(REGISTRIES, &NamespaceScope::Cluster) {
                     self.admit_pending(cache, now);
                     self.examine_all(cache, |_| true, now);
@@ -255,6 +274,7 @@ impl Controller {
             spec: spec.clone(),
             approved: approved.clone(),
             list: self.registry_list,
+            missing_until: None,
             told: told.clone(),
             offered,
             wrong,
@@ -349,6 +369,21 @@ impl Controller {
             hints.push((leader.as_str().into(), None));
         }
         self.workers.context().peers.hint(name, hints);
+    }
+
+    /// Returns when the next Registry is dropped that lists lack.
+    pub(super) fn next_missing(&self) -> Option<Instant> {
+        self.registries.values().filter_map(|known| known.missing_until).min()
+    }
+
+    /// Drops the Registries that lists have lacked for long enough.
+    pub(super) fn drop_missing(&mut self, cache: &mut Cache, now: Instant) {
+        let is_gone = |known: &Known| known.missing_until.is_some_and(|until| until <= now);
+        let gone = self.registries.iter().filter(|(_, known)| is_gone(known));
+        let gone: Vec<Arc<str>> = gone.map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            self.registry_gone(cache, &name, now);
+        }
     }
 
     fn registry_gone(&mut self, cache: &mut Cache, name: &str, now: Instant) {

@@ -11,6 +11,7 @@ mod unclear;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::RwLockReadGuard;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -373,6 +374,46 @@ async fn a_registry_that_was_deleted_while_nobody_was_there_is_let_go_once_all_a
     rig.lists_complete();
     assert!(rig.controller.registries.is_empty());
     assert_eq!(rig.stored(), Some(("c1".to_owned(), vec![])));
+}
+
+#[tokio::test]
+async fn registry_that_a_list_lacks_stays_in_force_until_its_hold_is_over_or_it_is_deleted() {
+    let list = |rig: &mut Rig| {
+        rig.take(WatchEvent::Registry(ObjectEvent::ListBegins));
+        rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
+    };
+    let drop_at = |rig: &mut Rig, now: Instant| {
+        let cache = rig.controller.cache.clone();
+        rig.controller.drop_missing(&mut cache.write(), now);
+    };
+    let hold = Duration::from_secs(crate::api::Guard::default().hold_seconds.into());
+    let mut rig = Rig::new();
+    rig.registry();
+    rig.registration("u1", 1, "/orders");
+    rig.lists_complete();
+    let start = Instant::now();
+    list(&mut rig);
+    let until = rig.controller.next_missing().expect("it is missing");
+    assert!(until >= start + hold);
+    drop_at(&mut rig, until - Duration::from_secs(1));
+    assert_eq!(rig.in_force().as_deref(), Some("u1"));
+    // A later list with the Registry ends that, and one without it does not prolong it.
+    rig.registry();
+    assert_eq!(rig.controller.next_missing(), None);
+    list(&mut rig);
+    let until = rig.controller.next_missing().expect("it is missing");
+    list(&mut rig);
+    assert_eq!(rig.controller.next_missing(), Some(until));
+    drop_at(&mut rig, until);
+    assert!(rig.controller.registries.is_empty());
+
+    rig.registry();
+    list(&mut rig);
+    rig.take(WatchEvent::Registry(ObjectEvent::Deleted {
+        namespace: String::new(),
+        name: "default".to_owned(),
+    }));
+    assert!(rig.controller.registries.is_empty(), "its deletion was reported");
 }
 
 #[tokio::test]

@@ -74,6 +74,30 @@ async fn a_registry_that_has_keys_is_deleted_only_with_the_annotation() -> Resul
     set_keys(12).await;
     objects.delete(API, "Registry", NAME).await?;
 
+    let (version, kind) = ("apiextensions.k8s.io/v1", "CustomResourceDefinition");
+    let refused = objects.delete(version, kind, "registries.leasehold.dev").await;
+    let refusal = refused.map_err(|error| error.to_string()).expect_err("it is rejected");
+    assert!(
+        refusal.contains("annotate crd registries.leasehold.dev leasehold.dev/allow-deletion=true"),
+        "{refusal}"
+    );
+    let words = [
+        "annotate",
+        "crd",
+        "registries.leasehold.dev",
+        "leasehold.dev/allow-deletion=true",
+    ];
+    kubectl(bed, &words, "").await.unwrap_or_else(|error| panic!("{error}"));
+    objects.delete(version, kind, "registries.leasehold.dev").await?;
+    until("the CRD to be gone", SOON, || async {
+        match objects.get(version, kind, "registries.leasehold.dev").await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .await?;
+    bed.apply_crds().await?;
+    // The other CRDs are not protected: the guard holds the removals that follow from deleted registrations.
     kubectl(bed, &["delete", "--filename=-"], &policy)
         .await
         .unwrap_or_else(|error| panic!("{error}"));
