@@ -395,7 +395,7 @@ async fn registry_that_a_list_lacks_stays_in_force_until_its_hold_is_over_or_it_
     list(&mut rig);
     let until = rig.controller.next_missing().expect("it is missing");
     assert!(until >= start + hold);
-    drop_at(&mut rig, until - Duration::from_secs(1));
+    drop_at(&mut rig, start + hold / 2);
     assert_eq!(rig.in_force().as_deref(), Some("u1"));
     // A later list with the Registry ends that, and one without it does not prolong it.
     rig.registry();

@@ -244,6 +244,32 @@ fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheless() {
 }
 
 #[test]
+fn old_keys_of_a_move_that_the_guard_would_hold_are_told() {
+    let names: Vec<String> = (0..10).map(|i| format!("p{i}")).collect();
+    let pods: Vec<Pod> = names.iter().map(|name| pod(name, "10.0.0.1", true)).collect();
+    let keys: Vec<String> = names.iter().map(|name| format!("/a/{name}")).collect();
+    let ours: Vec<(&str, &str)> = keys.iter().map(|key| (&**key, "10.0.0.1:8080")).collect();
+    for (in_all, held) in [(0, 10), (1000, 0)] {
+        let spec = json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}});
+        let spec = serde_json::from_value(spec).expect("decodes");
+        let mut preview = Preview::new("c1", "default", spec, cluster(&pods));
+        preview.holds(in_all);
+        preview
+            .register(&registration("/a"), &RecordFormats::new())
+            .expect("valid");
+        let reference = preview
+            .register(&registration("/b"), &RecordFormats::new())
+            .expect("valid");
+        observe(&mut preview, &ours, &[]);
+        let outcome = preview.outcomes(&[reference]).remove(0);
+        assert_eq!(outcome.held.len(), held, "of {in_all}");
+        let removed = |change: &&Change| matches!(change, Change::Remove(_));
+        assert_eq!(outcome.keys.values().filter(removed).count(), 10);
+        assert_eq!(outcome.keys.len(), 20);
+    }
+}
+
+#[test]
 fn a_pod_that_waits_for_min_ready_seconds_is_named_and_a_registered_one_stays() {
     let spec = serde_json::from_value(json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}})).expect("decodes");
     let ready_since = |name, seconds| Pod {
