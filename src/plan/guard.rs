@@ -323,12 +323,19 @@ impl Guard {
         }
     }
 
-    /// Whether twice the loss would be above the limit, and the removals of some namespaces are not held yet.
-    pub(super) fn is_loss_near_limit(&mut self, known: &Known<'_>) -> bool {
-        let is_limited = |hold: &Hold| hold.namespaces.is_some();
-        let let_go = self.let_go.values().map(|(_, work)| work);
-        let lost: HashSet<&Work> = let_go.chain(self.fresh.values()).collect();
-        self.hold.as_ref().is_none_or(is_limited) && self.is_above(2 * lost.len(), known)
+    /// Whether twice the loss would be above the limit, and the removals of some namespaces are not held yet. `desired` is
+    /// the number of endpoints that are to be registered: those that are registered now are not counted, because this is
+    /// asked often.
+    pub(super) fn is_loss_near_limit(&self, desired: usize) -> bool {
+        let lost = match &self.hold {
+            None => self.lost.len(),
+            Some(hold) if hold.namespaces.is_some() => {
+                let let_go = self.let_go.values().map(|(_, work)| work);
+                let_go.chain(self.fresh.values()).collect::<HashSet<_>>().len()
+            }
+            Some(_) => return false,
+        };
+        self.settings.is_above(2 * lost, desired + lost)
     }
 
     /// Whether losing `lost` of the endpoints that there were exceeds the limits.

@@ -237,8 +237,9 @@ impl Planner {
     }
 
     /// Whether the unconfirmed removals come near the guard's limit, so that those still to be found may exceed it.
-    pub fn is_loss_near_limit(&mut self) -> bool {
-        self.with_known(Guard::is_loss_near_limit)
+    pub fn is_loss_near_limit(&self) -> bool {
+        let desired = self.registrations.iter().map(|(_, state)| state.pods.len());
+        self.guard.is_loss_near_limit(desired.sum())
     }
 
     /// Lets the guard decide something with what is known of the endpoints.

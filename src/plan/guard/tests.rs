@@ -132,11 +132,8 @@ impl Rig {
         })
     }
 
-    fn is_near_limit(&mut self) -> bool {
-        let mut guard = std::mem::replace(&mut self.guard, Guard::new());
-        let is_near = self.with_known(|known| guard.is_loss_near_limit(known));
-        self.guard = guard;
-        is_near
+    fn is_near_limit(&self) -> bool {
+        self.guard.is_loss_near_limit(self.etcd.len() - self.guard.lost.len())
     }
 
     /// Lets the guard decide and removes the released keys from etcd. Returns their number.
