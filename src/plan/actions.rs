@@ -389,6 +389,11 @@ impl Planner {
                 if self.registrations.is_frozen(key) && !self.is_forbidden(key) {
                     return None;
                 }
+                // A pod that must no longer have the key writes its replacement in the same transaction, or before.
+                if let Some(work @ Work::Pod(..)) = self.work_of(key) {
+                    self.work.push(work);
+                    return None;
+                }
                 vec![self.leftover_with(key)]
             }
             Work::Pod(registration, pod) => {

@@ -480,8 +480,10 @@ impl Guard {
             until_unix: record.until,
             recovered: None,
             lost: record.lost,
-            of: record.of,
-            released: record.released,
+            // Of a hold that counted keys, the share of the loss is not known: it ends by time, by approval, or when few
+            // endpoints are left.
+            of: if record.endpoints { record.of } else { 0 },
+            released: if record.endpoints { record.released } else { 0 },
             keys: self.hold.take().map(|hold| hold.keys).unwrap_or_default(),
             namespaces: record.namespaces.as_ref().map(|names| names.iter().cloned().collect()),
             adopted: true,
@@ -568,6 +570,7 @@ impl Guard {
     }
 
     fn forget_all(&mut self) {
+        self.at_least = 0;
         for (_, work) in std::mem::take(&mut self.let_go).into_values() {
             self.lost.remove(&work);
         }

@@ -329,7 +329,8 @@ impl KeyTable {
     /// Drops the state of `key` if no pod claims the key, etcd does not hold it, and no put of it has an unknown
     /// outcome.
     pub fn drop_if_unused(&mut self, key: &str) {
-        let is_unused = |state: &KeyState| state.is_unclaimed() && state.held.is_none() && state.perhaps_on.is_none();
+        let is_open = |state: &KeyState| state.perhaps_on.is_some() || state.in_flight.is_some();
+        let is_unused = |state: &KeyState| state.is_unclaimed() && state.held.is_none() && !is_open(state);
         if self.get(key).is_some_and(is_unused) {
             self.states.remove(key);
         }

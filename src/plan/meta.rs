@@ -52,6 +52,9 @@ pub(super) struct HoldRecord {
     /// How many of the lost endpoints had no held key when the hold began.
     #[serde(default)]
     pub released: usize,
+    /// Whether these are numbers of endpoints. Earlier releases counted keys.
+    #[serde(default)]
+    pub endpoints: bool,
     /// The namespaces whose removals are held; none if those of all are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<Vec<Arc<str>>>,
@@ -235,6 +238,7 @@ impl MetaKeys {
                 lost: 0,
                 of: 0,
                 released: 0,
+                endpoints: true,
                 namespaces: None,
             })
         })
@@ -291,11 +295,12 @@ mod tests {
             lost: 18,
             of: 20,
             released: 2,
+            endpoints: true,
             namespaces: Some(vec!["shop".into()]),
         };
         let value = MetaKeys::hold_value(hold.clone());
         assert_eq!(MetaKeys::recorded_hold(&value), Some(hold.clone()));
-        let later = br#"{"v":2,"id":"1a2b","until":1800000000,"lost":18,"of":20,"released":2,"namespaces":["shop"],"why":"new"}"#;
+        let later = br#"{"v":2,"id":"1a2b","until":1800000000,"lost":18,"of":20,"released":2,"endpoints":true,"namespaces":["shop"],"why":"new"}"#;
         assert_eq!(MetaKeys::recorded_hold(later), Some(hold));
         let earlier = br#"{"v":1,"id":"1a2b","until":1800000000,"lost":18,"of":20}"#;
         assert!(MetaKeys::recorded_hold(earlier).is_some_and(|hold| hold.namespaces.is_none()));
@@ -387,6 +392,7 @@ mod tests {
                 lost: 1,
                 of: 1,
                 released: 0,
+                endpoints: true,
                 namespaces: None,
             }),
             crate::model::Checkpoint::default().value(),

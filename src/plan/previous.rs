@@ -52,7 +52,7 @@ impl Previous {
         self.by_endpoint.iter().flat_map(EndpointRecords::groups)
     }
 
-    fn keys(&self) -> impl Iterator<Item = &Key> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.records().map(|record| &record.key)
     }
 
@@ -182,6 +182,8 @@ impl Planner {
                     self.claim(key, registration, pod);
                 }
             }
+            // The new keys wait for space, and the old ones stay until then.
+            Way::Open if !self.work.has_space() => {}
             Way::Open | Way::Done if !is_released && keys.iter().all(|key| self.is_known(key)) => {
                 self.release_previous(registration, pod, &keys);
             }
@@ -189,16 +191,21 @@ impl Planner {
         }
     }
 
-    /// Whether it is known what etcd holds under `key`, or nothing can be done about it.
+    /// Whether it is known what etcd holds under `key`, or nothing can be done about it. The outcome of a write in flight is
+    /// not known.
     fn is_known(&self, key: &Key) -> bool {
-        self.prefixes.is_listed(key) || self.is_denied(key)
+        let is_in_flight = self.keys.get(key).is_some_and(|state| state.in_flight.is_some());
+        !is_in_flight && self.prefixes.is_listed(key) || self.is_denied(key)
     }
 
     /// Gives up the claims by the spec before for all pods of which the newest one can be carried out.
     pub fn release_all_previous(&mut self) {
         let mut open = Vec::new();
         for (registration, state) in self.registrations.iter() {
-            let pods = state.pods.iter().filter(|(_, desired)| desired.previous.is_some());
+            let pods = state
+                .pods
+                .iter()
+                .filter(|(pod, desired)| desired.previous.is_some() && !state.released.contains(*pod));
             open.extend(pods.map(|(pod, _)| (registration.clone(), pod.clone())));
         }
         for (registration, pod) in open {

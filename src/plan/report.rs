@@ -160,6 +160,10 @@ impl Planner {
         for (pod, desired) in &state.pods {
             self.report_previous(&mut report, registration, pod, desired);
         }
+        // Keys of pods that are not ready may be held as well.
+        let is_left = |key: &Key| self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases);
+        let mut unready = state.unready.values().filter_map(|desired| desired.previous.as_deref());
+        report.carried_out &= !unready.any(|previous| previous.keys().any(is_left));
         Some(report)
     }
 

@@ -245,14 +245,23 @@ impl Planner {
     /// Lets the guard decide something with what is known of the endpoints.
     fn with_known<T>(&mut self, decide: impl FnOnce(&mut Guard, &Known<'_>) -> T) -> T {
         let (keys, leases) = (&self.keys, &self.leases);
-        let is_there = |record: &Record| keys.held(&record.key).is_some_and(|held| leases.is_ours(held.lease));
-        let is_registered = |desired: &DesiredPod| desired.all_records().any(is_there);
+        // A key that several endpoints claim is that of the first one. What nobody claims is held or was released.
+        let is_registered = |registration: &RegistrationRef, pod: &Arc<str>, desired: &DesiredPod| {
+            let is_mine = |state: &KeyState| {
+                let claim = state.claims.first();
+                claim.is_none_or(|claim| claim.is_of(registration, pod))
+                    && state.held.as_ref().is_some_and(|held| leases.is_ours(held.lease))
+            };
+            let mut records = desired.all_records();
+            records.any(|record| keys.get(&record.key).is_some_and(is_mine))
+        };
         let registrations = &self.registrations;
         let registered = || {
             let mut counts: HashMap<Arc<str>, usize> = HashMap::new();
             for (registration, state) in registrations.iter() {
-                let count = state.pods.values().filter(|desired| is_registered(desired)).count();
-                *counts.entry(registration.namespace.clone()).or_default() += count;
+                let pods = state.pods.iter();
+                let pods = pods.filter(|(pod, desired)| is_registered(registration, pod, desired));
+                *counts.entry(registration.namespace.clone()).or_default() += pods.count();
             }
             counts
         };
@@ -268,7 +277,7 @@ impl Planner {
                     .is_some_and(|state| state.held.is_none() && is_first(state))
             };
             let mut records = desired.records();
-            !is_registered(desired)
+            !is_registered(registration, pod, desired)
                 && records.any(|record| is_free(&record.key) && may_be_written(registration, &record.key))
         };
         let has_space = self.work.has_space();
@@ -285,7 +294,9 @@ impl Planner {
         };
         let known = Known {
             is_registered: &|work: &Work| match work {
-                Work::Pod(registration, pod) => registrations.desired(registration, pod).is_some_and(is_registered),
+                Work::Pod(registration, pod) => registrations
+                    .desired(registration, pod)
+                    .is_some_and(|desired| is_registered(registration, pod, desired)),
                 Work::Changed(..) | Work::Key(_) => false,
             },
             registered: &registered,

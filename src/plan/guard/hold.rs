@@ -56,6 +56,7 @@ impl Hold {
             lost: self.lost,
             of: self.of,
             released: self.released,
+            endpoints: true,
             namespaces: self.namespaces.as_ref().map(|names| names.iter().cloned().collect()),
         }
     }

@@ -25,7 +25,7 @@ fn a_hold_is_recorded_once_on_the_lease_of_a_key_that_it_holds() {
     let told = rig.etcd.value(RECORD).expect("it is there");
     assert_eq!(
         told,
-        r#"{"v":1,"id":"first","until":1800000301,"lost":20,"of":20,"released":0,"namespaces":["shop"]}"#
+        r#"{"v":1,"id":"first","until":1800000301,"lost":20,"of":20,"released":0,"endpoints":true,"namespaces":["shop"]}"#
     );
     let revision = rig.etcd.revision();
     rig.judge(Instant::now());
