@@ -83,7 +83,7 @@ pub struct RegistrySpec {
     /// their pods is not confirmed: pods that are no longer ready or were missing from a list, and pods that lose keys
     /// to an edit: of their registration (it was deleted, does not select them any more, or has other prefixes or formats),
     /// of access rules, of labels of namespaces or of quotas. Keys of pods that were deleted or are terminating are always
-    /// removed at once.
+    /// removed at once. While an edit is held, so are those of pods that are no longer ready, unless these are too many.
     #[serde(default)]
     pub guard: Guard,
 

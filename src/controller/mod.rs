@@ -92,6 +92,8 @@ pub struct Controller {
     registration_lists: Relists,
     /// Counts the lists of Registries. When a list is complete, a Registry marked by an older list is missing.
     registry_list: u64,
+    /// When Registries were last listed again because lists lacked one.
+    relisted_at: Option<Instant>,
     unclear: UnclearRegistrations,
     /// Whether the caches are complete and the workers have been notified.
     complete: bool,
@@ -117,6 +119,7 @@ impl Controller {
             outdated: None,
             registration_lists: Relists::default(),
             registry_list: 0,
+            relisted_at: None,
             unclear: UnclearRegistrations::default(),
             complete: false,
             state,
@@ -133,14 +136,12 @@ impl Controller {
         shutdown: CancellationToken,
     ) -> Result<(), Failure> {
         loop {
-            let missing = self.next_missing();
+            let relist_at = self.relist_at();
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                () = time::sleep_until(missing.unwrap_or_else(Instant::now).into()), if missing.is_some() => {
-                    let cache = self.cache.clone();
-                    self.drop_missing(&mut cache.write(), Instant::now());
-                    self.remember();
+                () = time::sleep_until(relist_at.unwrap_or_else(Instant::now).into()), if relist_at.is_some() => {
+                    self.relist(Instant::now());
                 }
                 failure = self.workers.failure() => return Err(failure),
                 Some((registry, access)) = good.recv() => self.is_good(&registry, access),

@@ -183,8 +183,8 @@ pub struct Preview {
     planner: Planner,
     parts: BTreeMap<RegistrationRef, Part>,
     in_etcd: BTreeMap<Key, KeyValue>,
-    /// Total number of keys that the Registry is known to hold.
-    keys_in_all: usize,
+    /// The endpoints of registrations that are not passed in.
+    endpoints_of_others: usize,
     newest: Revision,
 }
 
@@ -226,7 +226,7 @@ impl Preview {
             tenants: NamespaceCache::default(),
             parts: BTreeMap::new(),
             in_etcd: BTreeMap::new(),
-            keys_in_all: 0,
+            endpoints_of_others: 0,
             newest: 0,
         }
     }
@@ -305,10 +305,9 @@ impl Preview {
         self.planner.take_changed_prefixes().unwrap_or_default()
     }
 
-    /// Sets the total number of keys of the Registry, including keys that are not passed in. The guard measures a loss
-    /// against the endpoints that have them.
-    pub fn holds(&mut self, keys: usize) {
-        self.keys_in_all = keys;
+    /// Adds the endpoints of registrations that are not passed in. The guard measures a loss against them, too.
+    pub fn add_endpoints(&mut self, count: usize) {
+        self.endpoints_of_others += count;
     }
 
     /// Adds the keys that etcd has below `scope` at `revision`.
@@ -326,7 +325,6 @@ impl Preview {
     /// `wanted`.
     pub fn outcomes(mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
         self.planner.kubernetes_is_complete();
-        let unknown = self.keys_in_all.saturating_sub(self.planner.key_count());
         let mut doubts = Doubts::default();
         let mut written: BTreeMap<Key, Option<Value>> = BTreeMap::new();
         let mut next_lease = i64::MAX;
@@ -338,7 +336,7 @@ impl Preview {
                 break;
             }
         }
-        let held = self.held_back(doubts, unknown);
+        let held = self.held_back(doubts);
         let outcome = |registration| self.outcome(registration, &written, &held);
         wanted.iter().filter_map(outcome).collect()
     }
@@ -391,11 +389,11 @@ impl Preview {
         true
     }
 
-    /// Returns the keys that the guard would hold back. Of `unknown` keys the endpoints are not known: each key counts as
-    /// one.
-    fn held_back(&self, doubts: Doubts, unknown: usize) -> BTreeSet<Key> {
-        let terms = guard_terms(&self.spec.guard);
-        let is_held = terms.mode == GuardMode::Hold && terms.is_above(doubts.lost, doubts.of + unknown);
+    /// Returns the keys that the guard would hold back.
+    fn held_back(&self, doubts: Doubts) -> BTreeSet<Key> {
+        let settings = guard_terms(&self.spec.guard);
+        let of = doubts.of + self.endpoints_of_others;
+        let is_held = settings.mode == GuardMode::Hold && settings.is_above(doubts.lost, of);
         if is_held { doubts.keys } else { BTreeSet::new() }
     }
 

@@ -14,7 +14,7 @@ use crate::controller::state::{State, StoredRegistry};
 use crate::controller::worker::{StatusSeen, Trouble, Version};
 use crate::etcd::Access;
 use crate::kube::{ObjectEvent, REGISTRIES, StatusUpdate};
-use crate::model::NamespaceScope;
+use crate::model::{NamespaceScope, WatchTarget};
 use crate::telemetry::RegistryHealth;
 
 /// Whether an installation of the class `class` serves the Registry `spec`. All others leave it alone.
@@ -34,7 +34,7 @@ pub struct Known {
     approved: Option<String>,
     /// The list that contained the Registry last.
     list: u64,
-    /// When the Registry is dropped, if no list contains it until then; none if the newest one does.
+    /// When the Registry is dropped by the next list, if no list contains it until then; none if the newest one does.
     missing_until: Option<Instant>,
     /// The status as last observed.
     pub(super) told: StatusSeen,
@@ -371,13 +371,23 @@ impl Controller {
         self.workers.context().peers.hint(name, hints);
     }
 
-    /// Returns when the next Registry is dropped that lists lack.
-    pub(super) fn next_missing(&self) -> Option<Instant> {
-        self.registries.values().filter_map(|known| known.missing_until).min()
+    /// Returns when Registries are to be listed again because lists have lacked one for long enough.
+    pub(super) fn relist_at(&self) -> Option<Instant> {
+        let missing = self.registries.values().filter_map(|known| known.missing_until);
+        missing
+            .filter(|until| self.relisted_at.is_none_or(|at| at < *until))
+            .min()
     }
 
-    /// Drops the Registries that lists have lacked for long enough.
-    pub(super) fn drop_missing(&mut self, cache: &mut Cache, now: Instant) {
+    /// Lists the Registries again: the list that lacks one is old by now. While the watch is lost, none is dropped.
+    pub(super) fn relist(&mut self, now: Instant) {
+        self.relisted_at = Some(now);
+        let registries = WatchTarget::of_cluster(REGISTRIES);
+        self.workers.context().hearing.relist(&registries);
+    }
+
+    /// Drops the Registries that lists have lacked for long enough. Call when a list is complete.
+    fn drop_missing(&mut self, cache: &mut Cache, now: Instant) {
         let is_gone = |known: &Known| known.missing_until.is_some_and(|until| until <= now);
         let gone = self.registries.iter().filter(|(_, known)| is_gone(known));
         let gone: Vec<Arc<str>> = gone.map(|(name, _)| name.clone()).collect();

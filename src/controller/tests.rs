@@ -377,14 +377,12 @@ async fn a_registry_that_was_deleted_while_nobody_was_there_is_let_go_once_all_a
 }
 
 #[tokio::test]
-async fn registry_that_a_list_lacks_stays_in_force_until_its_hold_is_over_or_it_is_deleted() {
-    let list = |rig: &mut Rig| {
-        rig.take(WatchEvent::Registry(ObjectEvent::ListBegins));
-        rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
-    };
-    let drop_at = |rig: &mut Rig, now: Instant| {
+async fn registry_that_a_list_lacks_stays_in_force_until_another_list_after_its_hold_lacks_it() {
+    let list_at = |rig: &mut Rig, now: Instant| {
         let cache = rig.controller.cache.clone();
-        rig.controller.drop_missing(&mut cache.write(), now);
+        for event in [ObjectEvent::ListBegins, ObjectEvent::ListComplete] {
+            rig.controller.registry(&mut cache.write(), event, now);
+        }
     };
     let hold = Duration::from_secs(crate::api::Guard::default().hold_seconds.into());
     let mut rig = Rig::new();
@@ -392,23 +390,30 @@ async fn registry_that_a_list_lacks_stays_in_force_until_its_hold_is_over_or_it_
     rig.registration("u1", 1, "/orders");
     rig.lists_complete();
     let start = Instant::now();
-    list(&mut rig);
-    let until = rig.controller.next_missing().expect("it is missing");
-    assert!(until >= start + hold);
-    drop_at(&mut rig, start + hold / 2);
+    list_at(&mut rig, start);
+    assert_eq!(rig.controller.relist_at(), Some(start + hold));
+    list_at(&mut rig, start + hold / 2);
+    assert_eq!(rig.controller.relist_at(), Some(start + hold), "not prolonged");
+    // The time is over, and the Registries are listed again. Until that is done, for example while the watch is lost,
+    // the Registry stays in force.
+    rig.controller.relist(start + hold);
+    assert_eq!(rig.controller.relist_at(), None);
     assert_eq!(rig.in_force().as_deref(), Some("u1"));
-    // A later list with the Registry ends that, and one without it does not prolong it.
+    // This list contains it.
     rig.registry();
-    assert_eq!(rig.controller.next_missing(), None);
-    list(&mut rig);
-    let until = rig.controller.next_missing().expect("it is missing");
-    list(&mut rig);
-    assert_eq!(rig.controller.next_missing(), Some(until));
-    drop_at(&mut rig, until);
+    list_at(&mut rig, start + hold * 2);
+    assert_eq!(
+        rig.controller.relist_at(),
+        Some(start + hold * 3),
+        "a later list lacks it"
+    );
+    assert_eq!(rig.in_force().as_deref(), Some("u1"));
+    rig.controller.relist(start + hold * 3);
+    list_at(&mut rig, start + hold * 3);
     assert!(rig.controller.registries.is_empty());
 
     rig.registry();
-    list(&mut rig);
+    list_at(&mut rig, start);
     rig.take(WatchEvent::Registry(ObjectEvent::Deleted {
         namespace: String::new(),
         name: "default".to_owned(),

@@ -264,6 +264,13 @@ impl DesiredPod {
         self.all_records().map(|record| record.key.clone()).collect()
     }
 
+    /// Whether both have the same endpoints: the same pod has the same addresses and ports.
+    pub(super) fn has_endpoints_of(&self, other: &Self) -> bool {
+        let mut theirs = other.by_endpoint.iter();
+        let is_same = |mine: &EndpointRecords| theirs.next().is_some_and(|other| other.endpoint == mine.endpoint);
+        self.by_endpoint.len() == other.by_endpoint.len() && self.by_endpoint.iter().all(is_same)
+    }
+
     /// Returns the records of the newest spec in groups that are written together, in the order of endpoints.
     pub fn groups(&self) -> impl Iterator<Item = &[Record]> {
         self.by_endpoint.iter().flat_map(EndpointRecords::groups)

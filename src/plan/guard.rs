@@ -10,6 +10,10 @@
 //! that would lose more than this share of their own endpoints, if the rest is within the limit without them: a mistake
 //! in one namespace does not delay the others.
 //!
+//! A hold of edits takes in removals by further edits only: a pod that is no longer ready during a planned migration
+//! loses its keys at once, also those that the hold keeps. Only if too many pods are no longer ready, their removals are
+//! held as well, and then the hold takes in all removals.
+//!
 //! An endpoint that loses one of its keys is lost, because the consumers of that key lose it. It counts once, in however
 //! many formats it is registered, and new keys of the same endpoint replace nothing.
 //!
@@ -31,7 +35,7 @@ use crate::model::{Key, Prefix, RegistrationRef, Revision};
 mod endpoints;
 mod hold;
 
-use self::endpoints::Endpoints;
+use self::endpoints::{Endpoints, distinct};
 pub(super) use hold::Recorded;
 pub use hold::{GuardEvent, Hold, Moment, Release};
 
@@ -88,6 +92,33 @@ pub(super) struct Known<'a> {
     pub to_come: &'a dyn Fn() -> usize,
 }
 
+/// Why a key is to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Cause {
+    /// Its pod is not ready, or is missing from a list.
+    Pod,
+    /// An edit takes the key from a pod that may be ready; or the cause is not known, because a predecessor left the key.
+    Edit,
+}
+
+/// An unconfirmed removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Removal {
+    pub cause: Cause,
+    /// The work that removes the key. It names the endpoint.
+    pub work: Work,
+}
+
+impl Removal {
+    pub fn new(cause: Cause, work: Work) -> Self {
+        Self { cause, work }
+    }
+
+    fn is_edit(&self) -> bool {
+        self.cause == Cause::Edit
+    }
+}
+
 /// The guard's state for one Registry.
 #[derive(Debug)]
 pub(super) struct Guard {
@@ -98,7 +129,7 @@ pub(super) struct Guard {
     /// While `starting`: keys whose removal is confirmed.
     facts: HashSet<Key>,
     /// Unconfirmed removals that have not been decided yet.
-    fresh: BTreeMap<Key, Work>,
+    fresh: BTreeMap<Key, Removal>,
     /// Unconfirmed keys that disappeared from etcd since the last [`Guard::look`]: the leader of that time released them.
     went: HashMap<Key, Work>,
     /// Unconfirmed keys that were released within the window and have not been claimed again.
@@ -110,7 +141,7 @@ pub(super) struct Guard {
     /// The entries of `let_go` in the order of their time, and entries of keys that have been claimed again since.
     order: VecDeque<(Instant, Key)>,
     /// Released keys that etcd may still hold.
-    leaving: HashMap<Key, Work>,
+    leaving: HashMap<Key, Removal>,
     hold: Option<Hold>,
     /// The keys in `fresh`, `hold` and `leaving` by the namespace and the name of their pods.
     by_pod: HashMap<(Arc<str>, Arc<str>), HashSet<Key>>,
@@ -181,14 +212,19 @@ impl Guard {
     }
 
     fn is_suspect(&self, key: &str) -> bool {
-        let held = |hold: &Hold| hold.keys.contains_key(key);
-        self.fresh.contains_key(key) || self.hold.as_ref().is_some_and(held)
+        self.suspect(key).is_some()
+    }
+
+    /// Returns the removal of `key` if it is undecided or held.
+    fn suspect(&self, key: &str) -> Option<&Removal> {
+        let held = || self.hold.as_ref()?.keys.get(key);
+        self.fresh.get(key).or_else(held)
     }
 
     /// Counts the held keys below `prefix` that belong to `registration`, or whose registration is unknown.
     pub(super) fn held_in(&self, prefix: &Prefix, registration: &RegistrationRef) -> usize {
         let Some(hold) = &self.hold else { return 0 };
-        let its = |(_, work): &(&Key, &Work)| match work {
+        let its = |(_, removal): &(&Key, &Removal)| match &removal.work {
             Work::Pod(other, _) => other == registration,
             Work::Key(_) => true,
             Work::Changed(..) => false,
@@ -196,17 +232,36 @@ impl Guard {
         hold.keys_in(prefix).filter(its).count()
     }
 
-    /// Marks the removal of `key`, which etcd may hold, as unconfirmed; `work` removes the key. A key that is already
-    /// unconfirmed or held, or that is released and not removed yet, keeps its state.
-    pub(super) fn mark_unconfirmed(&mut self, key: &Key, work: Work) {
+    /// Marks the removal of `key`, which etcd may hold, as unconfirmed. A key that is already unconfirmed or held, or that
+    /// is released and not removed yet, keeps its state; but one that an edit would remove is decided again when its pod
+    /// is no longer ready.
+    pub(super) fn mark_unconfirmed(&mut self, key: &Key, removal: Removal) {
+        if removal.cause == Cause::Pod && self.suspect(key).is_some_and(Removal::is_edit) {
+            self.forget(key);
+        }
         if !self.knows(key) {
             self.forget_loss(key);
-            self.lost.add(&work);
-            if let Some(pod) = pod_of(&work) {
+            self.lost.add(&removal);
+            if let Some(pod) = pod_of(&removal.work) {
                 self.by_pod.entry(pod).or_default().insert(key.clone());
             }
-            self.fresh.insert(key.clone(), work);
+            self.fresh.insert(key.clone(), removal);
         }
+    }
+
+    /// Whether an edit would remove `key`, which is undecided or held.
+    pub(super) fn is_edited(&self, key: &Key) -> bool {
+        self.suspect(key).is_some_and(Removal::is_edit)
+    }
+
+    /// Returns the undecided and held keys that edits would remove from the endpoint of `work`.
+    pub(super) fn edited_keys_of(&self, work: &Work) -> Vec<Key> {
+        let keys = pod_of(work).and_then(|pod| self.by_pod.get(&pod));
+        let is_its = |key: &&Key| {
+            let removal = self.suspect(key);
+            removal.is_some_and(|removal| removal.is_edit() && removal.work == *work)
+        };
+        keys.into_iter().flatten().filter(is_its).cloned().collect()
     }
 
     /// Returns the unconfirmed, held and released keys of a pod, for whichever registration.
@@ -221,10 +276,11 @@ impl Guard {
         let fresh = self.fresh.remove(key);
         let held = self.hold.as_mut().and_then(|hold| hold.keys.remove(key));
         let was_detained = fresh.is_some() || held.is_some();
-        if let Some(work) = fresh.as_ref().or(held.as_ref()) {
-            self.lost.remove(work);
+        if let Some(removal) = fresh.as_ref().or(held.as_ref()) {
+            self.lost.remove(removal);
         }
-        if let Some(pod) = leaving.or(fresh).or(held).as_ref().and_then(pod_of)
+        let removal = leaving.or(fresh).or(held);
+        if let Some(pod) = removal.and_then(|removal| pod_of(&removal.work))
             && let Entry::Occupied(mut keys) = self.by_pod.entry(pod)
         {
             keys.get_mut().remove(key);
@@ -255,8 +311,8 @@ impl Guard {
 
     /// Records that etcd no longer holds `key`.
     pub(super) fn gone(&mut self, key: &Key) {
-        if let Some(work) = self.fresh.get(key) {
-            self.went.insert(key.clone(), work.clone());
+        if let Some(removal) = self.fresh.get(key) {
+            self.went.insert(key.clone(), removal.work.clone());
         }
         self.at_least = self.at_least.saturating_sub(1);
         self.forget(key);
@@ -266,8 +322,8 @@ impl Guard {
     /// another leader may have held them in between.
     pub(super) fn mark_released_unconfirmed(&mut self) {
         self.ended = None;
-        for (key, work) in std::mem::take(&mut self.leaving) {
-            self.mark_unconfirmed(&key, work);
+        for (key, removal) in std::mem::take(&mut self.leaving) {
+            self.mark_unconfirmed(&key, removal);
         }
     }
 
@@ -323,30 +379,37 @@ impl Guard {
         }
     }
 
-    /// Whether twice the loss would be above the limit, and the removals of some namespaces are not held yet. `desired` is
-    /// the number of endpoints that are to be registered: those that are registered now are not counted, because this is
-    /// asked often.
-    pub(super) fn is_loss_near_limit(&self, desired: usize) -> bool {
+    /// Whether twice the loss would be above the limit, and some further removals would not be held yet. `desired` counts
+    /// the endpoints that are to be registered: those that are registered now are not counted, because this is asked often.
+    pub(super) fn is_loss_near_limit(&self, desired: impl FnOnce() -> usize) -> bool {
         let lost = match &self.hold {
             None => self.lost.len(),
-            Some(hold) if hold.namespaces.is_some() => {
-                let let_go = self.let_go.values().map(|(_, work)| work);
-                let_go.chain(self.fresh.values()).collect::<HashSet<_>>().len()
-            }
-            Some(_) => return false,
+            Some(hold) if hold.takes_in_all() => return false,
+            Some(_) => self.decided_and_fresh().len(),
         };
-        self.settings.is_above(2 * lost, desired + lost)
+        self.is_on() && 2 * lost >= self.settings.min_endpoints && self.settings.is_above(2 * lost, desired() + lost)
     }
 
-    /// Whether losing `lost` of the endpoints that there were exceeds the limits.
-    fn is_above(&mut self, lost: usize, known: &Known<'_>) -> bool {
+    /// Returns the endpoints that have lost keys, or will unless they are held.
+    fn decided_and_fresh(&self) -> HashSet<&Work> {
+        let let_go = self.let_go.values().map(|(_, work)| work);
+        let_go.chain(distinct(&self.fresh)).collect()
+    }
+
+    /// Returns how many endpoints there were, if losing `lost` of them exceeds the limits.
+    fn above(&mut self, lost: usize, known: &Known<'_>) -> Option<usize> {
         if !self.settings.is_above(lost, self.at_least) {
-            return false;
+            return None;
         }
         let registered: usize = (known.registered)().values().sum();
         let others = self.lost.iter().filter(|work| !(known.is_registered)(work));
         self.at_least = registered + others.count();
-        self.settings.is_above(lost, self.at_least)
+        if !self.settings.is_above(lost, self.at_least) {
+            return None;
+        }
+        // An edit may replace all endpoints by others, as a switch from one set of pods to another does.
+        let of = self.at_least + (known.to_come)();
+        self.settings.is_above(lost, of).then_some(of)
     }
 
     /// Decides about all unconfirmed removals at once. Returns the event to report, and the work to queue because its
@@ -368,38 +431,55 @@ impl Guard {
                 return (ended.or(resumed), works);
             }
         }
-        if self.fresh.is_empty() {
-            return (None, BTreeMap::new());
+        // What is held counts: the other namespaces may lose too much as well. But what edits would remove is still there,
+        // so it does not keep the keys of pods that are no longer ready.
+        let (lost, is_any) = (
+            self.lost.by_pods(),
+            self.fresh.values().any(|removal| !removal.is_edit()),
+        );
+        let mut above = if is_any { self.above(lost, known) } else { None };
+        let (mut lost, mut edits_only, mut released) = (lost, false, BTreeMap::new());
+        if above.is_none() {
+            released = self.release_fresh(now, |removal| !removal.is_edit());
+            if !self.fresh.is_empty() {
+                (lost, edits_only) = (self.lost.len(), true);
+                above = self.above(lost, known);
+            }
         }
-        // What is held counts: the other namespaces may lose too much as well.
-        let lost = self.lost.len();
-        if !self.is_above(lost, known) {
-            return (None, self.release_fresh(now));
-        }
-        // An edit may replace all endpoints by others, as a switch from one set of pods to another does.
-        let of = self.at_least + (known.to_come)();
-        if !self.settings.is_above(lost, of) {
-            return (None, self.release_fresh(now));
-        }
+        let Some(of) = above else {
+            released.append(&mut self.release_fresh(now, |_| true));
+            return (None, released);
+        };
         if self.settings.mode != GuardMode::Hold {
-            let released = self.release_fresh(now);
+            released.append(&mut self.release_fresh(now, |_| true));
             // Report the loss once, not again with every key.
             self.forget_all();
             return (Some(GuardEvent::Warned { lost, of }), released);
         }
         let namespaces = self.namespaces_above(known, of);
         if self.hold.is_some() && namespaces.as_ref().is_some_and(BTreeSet::is_empty) {
-            return (None, self.release_fresh(now));
+            released.append(&mut self.release_fresh(now, |_| true));
+            return (None, released);
         }
         // A hold that concerns more than before is another one: it is approved and ends by itself.
         let former = self.hold.take();
         let event = if let Some(former) = &former {
             self.ended = Some(former.id.clone());
+            edits_only &= former.edits_only;
             GuardEvent::Widened
         } else {
             GuardEvent::Held
         };
-        let (keys, its_namespaces) = former.map_or_else(Default::default, |hold| (hold.keys, hold.namespaces));
+        let (keys, namespaces) = match former {
+            None => (BTreeMap::new(), namespaces),
+            Some(former) => {
+                let both = namespaces.zip(former.namespaces);
+                (
+                    former.keys,
+                    both.map(|(its, former)| its.into_iter().chain(former).collect()),
+                )
+            }
+        };
         let until = moment.unix + self.settings.hold;
         let mut hold = Hold {
             id: id(),
@@ -410,13 +490,15 @@ impl Guard {
             of,
             released: 0,
             keys,
-            namespaces: namespaces.map(|names| names.into_iter().chain(its_namespaces.into_iter().flatten()).collect()),
+            namespaces,
+            edits_only,
             adopted: false,
         };
         hold.take_in(&mut self.fresh);
-        hold.released = lost - hold.keys.values().collect::<HashSet<_>>().len();
+        hold.released = lost.saturating_sub(distinct(&hold.keys).len());
         self.hold = Some(hold);
-        (Some(event), self.release_fresh(now))
+        released.append(&mut self.release_fresh(now, |_| true));
+        (Some(event), released)
     }
 
     /// Returns the namespaces among those of undecided removals that would lose more than the allowed share of their own
@@ -428,9 +510,9 @@ impl Guard {
             *all.entry(work.tenant().clone()).or_default() += 1;
         }
         let let_go: HashSet<&Work> = self.let_go.values().map(|(_, work)| work).collect();
-        let fresh: HashSet<&Work> = self.fresh.values().collect();
+        let fresh = distinct(&self.fresh);
         let mut lost: HashMap<&Arc<str>, usize> = HashMap::new();
-        for work in let_go.union(&fresh) {
+        for work in self.decided_and_fresh() {
             *lost.entry(work.tenant()).or_default() += 1;
         }
         let share = GuardSettings {
@@ -449,14 +531,14 @@ impl Guard {
         (is_enough && above.len() <= MAX_NAMESPACES).then_some(above)
     }
 
-    /// Releases all undecided removals, and counts them.
-    fn release_fresh(&mut self, now: Instant) -> BTreeMap<Key, Work> {
-        let fresh = std::mem::take(&mut self.fresh);
-        for (key, work) in &fresh {
-            self.lost.remove(work);
-            self.count(key, work.clone(), now);
+    /// Releases the undecided removals that `is_released` chooses, and counts them.
+    fn release_fresh(&mut self, now: Instant, is_released: impl Fn(&Removal) -> bool) -> BTreeMap<Key, Work> {
+        let released: BTreeMap<Key, Removal> = self.fresh.extract_if(.., |_, removal| is_released(removal)).collect();
+        for (key, removal) in &released {
+            self.lost.remove(removal);
+            self.count(key, removal.work.clone(), now);
         }
-        self.release(fresh)
+        self.release(released)
     }
 
     /// Adopts the hold that is recorded in etcd, unless it is the current one or the one that ended last.
@@ -486,6 +568,7 @@ impl Guard {
             released: if record.endpoints { record.released } else { 0 },
             keys: self.hold.take().map(|hold| hold.keys).unwrap_or_default(),
             namespaces: record.namespaces.as_ref().map(|names| names.iter().cloned().collect()),
+            edits_only: record.edits,
             adopted: true,
         });
         Some(GuardEvent::Resumed)
@@ -519,13 +602,13 @@ impl Guard {
             return (None, BTreeMap::new());
         };
         self.ended = Some(id.clone());
-        for work in keys.values() {
-            self.lost.remove(work);
+        for removal in keys.values() {
+            self.lost.remove(removal);
         }
         if why == Release::Resolved {
             // The loss is within the limit again. It counts like any other loss within the limit.
-            for (key, work) in &keys {
-                self.count(key, work.clone(), now);
+            for (key, removal) in &keys {
+                self.count(key, removal.work.clone(), now);
             }
         } else {
             self.forget_all();
@@ -535,16 +618,16 @@ impl Guard {
         (Some(event), self.release(keys))
     }
 
-    fn release(&mut self, keys: BTreeMap<Key, Work>) -> BTreeMap<Key, Work> {
+    fn release(&mut self, keys: BTreeMap<Key, Removal>) -> BTreeMap<Key, Work> {
         self.leaving
-            .extend(keys.iter().map(|(key, work)| (key.clone(), work.clone())));
-        keys
+            .extend(keys.iter().map(|(key, removal)| (key.clone(), removal.clone())));
+        keys.into_iter().map(|(key, removal)| (key, removal.work)).collect()
     }
 
     /// Counts `key` as lost.
     fn count(&mut self, key: &Key, work: Work, now: Instant) {
         self.forget_loss(key);
-        self.lost.add(&work);
+        self.lost.add_released(&work);
         self.let_go.insert(key.clone(), (now, work));
         self.order.push_back((now, key.clone()));
     }
@@ -552,7 +635,7 @@ impl Guard {
     /// Does not count `key` as lost any more.
     fn forget_loss(&mut self, key: &Key) {
         if let Some((_, work)) = self.let_go.remove(key) {
-            self.lost.remove(&work);
+            self.lost.remove_released(&work);
         }
     }
 
@@ -572,7 +655,7 @@ impl Guard {
     fn forget_all(&mut self) {
         self.at_least = 0;
         for (_, work) in std::mem::take(&mut self.let_go).into_values() {
-            self.lost.remove(&work);
+            self.lost.remove_released(&work);
         }
         self.order.clear();
     }

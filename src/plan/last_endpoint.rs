@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::desired::DesiredPod;
+use super::guard::Cause;
 use super::key_table::KeyState;
 use super::planner::Planner;
 use super::registrations::RegistrationState;
@@ -41,7 +42,7 @@ impl Planner {
     /// will be kept instead.
     pub(super) fn stop_keeping_last(&mut self, registration: &RegistrationRef) {
         if let Some(pod) = self.registrations.set_kept(registration, None) {
-            self.drop_unconfirmed(registration, &pod);
+            self.drop_unconfirmed(registration, &pod, Cause::Pod);
         }
     }
 

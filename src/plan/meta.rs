@@ -58,6 +58,9 @@ pub(super) struct HoldRecord {
     /// The namespaces whose removals are held; none if those of all are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespaces: Option<Vec<Arc<str>>>,
+    /// Whether the hold takes in further removals by edits only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub edits: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -240,6 +243,7 @@ impl MetaKeys {
                 released: 0,
                 endpoints: true,
                 namespaces: None,
+                edits: false,
             })
         })
     }
@@ -297,13 +301,14 @@ mod tests {
             released: 2,
             endpoints: true,
             namespaces: Some(vec!["shop".into()]),
+            edits: true,
         };
         let value = MetaKeys::hold_value(hold.clone());
         assert_eq!(MetaKeys::recorded_hold(&value), Some(hold.clone()));
-        let later = br#"{"v":2,"id":"1a2b","until":1800000000,"lost":18,"of":20,"released":2,"endpoints":true,"namespaces":["shop"],"why":"new"}"#;
+        let later = br#"{"v":2,"id":"1a2b","until":1800000000,"lost":18,"of":20,"released":2,"endpoints":true,"namespaces":["shop"],"edits":true,"why":"new"}"#;
         assert_eq!(MetaKeys::recorded_hold(later), Some(hold));
         let earlier = br#"{"v":1,"id":"1a2b","until":1800000000,"lost":18,"of":20}"#;
-        assert!(MetaKeys::recorded_hold(earlier).is_some_and(|hold| hold.namespaces.is_none()));
+        assert!(MetaKeys::recorded_hold(earlier).is_some_and(|hold| hold.namespaces.is_none() && !hold.edits));
         assert_eq!(MetaKeys::recorded_hold(b"{}"), None);
         let unread = MetaKeys::recorded_hold(br#"{"v":2,"holds":["1a2b"]}"#);
         assert_eq!(unread.map(|hold| hold.id).as_deref(), Some("v2"));
@@ -394,6 +399,7 @@ mod tests {
                 released: 0,
                 endpoints: true,
                 namespaces: None,
+                edits: false,
             }),
             crate::model::Checkpoint::default().value(),
         ] {

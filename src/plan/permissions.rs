@@ -245,11 +245,6 @@ impl Planner {
         }
     }
 
-    /// Whether a rule forbids `key` to `registration`.
-    pub(super) fn is_forbidden_to(&self, key: &Key, registration: &RegistrationRef) -> bool {
-        self.permissions.forbid(key, registration)
-    }
-
     /// Returns the prefixes below which rules forbid all keys, or some, to `registration`.
     pub(super) fn forbidden_to(&self, registration: &RegistrationRef) -> impl Iterator<Item = &Prefix> {
         let forbidden = self.permissions.forbidden.get(registration);

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::desired::DesiredPod;
-use super::guard::Guard;
+use super::guard::{Cause, Guard};
 use super::in_flight::Transactions;
 use super::key_table::{Claim, KeyTable};
 use super::lease_pool::LeasePool;
@@ -167,7 +167,7 @@ impl Planner {
         for (pod, desired) in &state.pods {
             for record in desired.all_records() {
                 self.unclaim(&record.key, registration, pod);
-                self.mark_unconfirmed(&record.key, registration, pod);
+                self.mark_unconfirmed(&record.key, registration, pod, Cause::Edit);
                 // The pod's records may be those of a spec before the last edit, below other prefixes.
                 self.enqueue(&record.key);
             }
@@ -189,7 +189,18 @@ impl Planner {
 
     /// Sets the desired records of `pod` for `registration`; none if the pod is confirmed to be gone.
     pub fn set_desired(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<DesiredPod>) {
-        self.clear_pod(registration, pod, desired.as_ref());
+        self.change_desired(registration, pod, desired, Cause::Pod);
+    }
+
+    /// The same for any cause.
+    pub(super) fn change_desired(
+        &mut self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        desired: Option<DesiredPod>,
+        cause: Cause,
+    ) {
+        self.clear_pod(registration, pod, desired.as_ref(), cause);
         if self.registrations.is_kept(registration, pod) {
             self.registrations.set_kept(registration, None);
         }
@@ -197,7 +208,7 @@ impl Planner {
             .as_ref()
             .is_some_and(|desired| desired.all_records().next().is_some());
         let dropped = self.replace_desired(registration, pod, desired);
-        self.drop_keys(registration, pod, dropped);
+        self.drop_keys(registration, pod, &dropped, cause);
         if has_endpoint {
             self.stop_keeping_last(registration);
         } else {

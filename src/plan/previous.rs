@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::desired::{DesiredPod, EndpointRecords, Problem};
+use super::guard::Cause;
 use super::key_table::KeyState;
 use super::planner::Planner;
 use super::report::{Registered, Report};
@@ -221,7 +222,7 @@ impl Planner {
             let may_be_ours = |state: &KeyState| state.is_unclaimed() && state.may_be_ours(&self.leases);
             if self.keys.get(key).is_some_and(may_be_ours) {
                 self.registrations.add_dropped(registration, pod, key);
-                self.mark_unconfirmed(key, registration, pod);
+                self.mark_unconfirmed(key, registration, pod, Cause::Edit);
             }
             self.keys.drop_if_unused(key);
         }

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::desired::{DesiredPod, Problem};
+use super::guard::Cause;
 use super::planner::Planner;
 use super::policy::Quota;
 use crate::model::RegistrationRef;
@@ -338,7 +339,7 @@ impl Planner {
         for key in dropped {
             let state = self.keys.get(&key);
             if state.is_some_and(|state| state.may_be_ours(&self.leases)) {
-                self.mark_unconfirmed(&key, registration, pod);
+                self.mark_unconfirmed(&key, registration, pod, Cause::Edit);
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::desired::PodState;
+use super::guard;
 use super::planner::Planner;
 use super::work::{Cause, Mark, Served, Work};
 use crate::model::RegistrationRef;
@@ -204,7 +205,8 @@ impl Planner {
         if !self.registrations.contains(registration) {
             return;
         }
-        if mark.is_some_and(|mark| mark.edited) && self.work.edited(registration) == 0 {
+        let is_edited = mark.is_some_and(|mark| mark.edited);
+        if is_edited && self.work.edited(registration) == 0 {
             self.registrations.mark_changed(registration);
         }
         if let Some(state) = desired.pod_state(registration, pod) {
@@ -215,11 +217,16 @@ impl Planner {
             // The pod has not left the registration: the registration has left the pod, maybe by mistake. Nodes and
             // addresses are removed at once: what lists them is the only sign of their end.
             let is_left = !was_deleted
-                && mark.is_some_and(|mark| mark.edited)
+                && is_edited
                 && !desired.selects(registration, pod)
                 && desired.is_alive(&registration.namespace, pod);
             let state = if is_left { PodState::Missing } else { state };
-            self.set_pod_state(registration, pod, state);
+            let cause = if is_edited {
+                guard::Cause::Edit
+            } else {
+                guard::Cause::Pod
+            };
+            self.change_pod_state(registration, pod, state, cause);
         }
     }
 }

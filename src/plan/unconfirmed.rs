@@ -6,22 +6,34 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::desired::{DesiredPod, PodState};
-use super::guard::{Guard, GuardEvent, GuardSettings, Hold, Known, Moment};
+use super::guard::{Cause, Guard, GuardEvent, GuardSettings, Hold, Known, Moment, Removal};
 use super::key_table::KeyState;
 use super::meta::MetaKeys;
 use super::planner::Planner;
 use super::refresh::DesiredState;
 use super::registrations::RegistrationState;
 use super::work::Work;
-use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, Record, RegistrationRef, Revision};
+use crate::model::{Expect, Key, KeyValue, LeaseId, Op, Prefix, RegistrationRef, Revision};
 
 impl Planner {
     pub fn set_guard(&mut self, settings: GuardSettings) {
         self.guard.set_settings(settings);
     }
 
-    /// Sets the state of `pod` for `registration`.
+    /// Sets the state of `pod` for `registration`, because the pod changed.
     pub fn set_pod_state(&mut self, registration: &RegistrationRef, pod: &Arc<str>, pod_state: PodState) {
+        self.change_pod_state(registration, pod, pod_state, Cause::Pod);
+    }
+
+    /// Sets the state of `pod` for `registration`. If the cause is an edit, the pod may lose keys by mistake. A pod that is
+    /// not ready loses its keys for that, whatever was edited.
+    pub(super) fn change_pod_state(
+        &mut self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        pod_state: PodState,
+        cause: Cause,
+    ) {
         if let PodState::Ready(desired) = &pod_state
             && self.must_wait(registration, pod, desired)
         {
@@ -31,11 +43,11 @@ impl Planner {
             self.registrations.mark_changed(registration);
         }
         match pod_state {
-            PodState::Ready(desired) => self.set_desired(registration, pod, Some(desired)),
-            PodState::Unready(desired) => self.set_unready(registration, pod, desired),
-            PodState::Missing => self.set_unready(registration, pod, DesiredPod::default()),
+            PodState::Ready(desired) => self.change_desired(registration, pod, Some(desired), cause),
+            PodState::Unready(desired) => self.set_unready(registration, pod, desired, Cause::Pod),
+            PodState::Missing => self.set_unready(registration, pod, DesiredPod::default(), cause),
             PodState::Gone(keys) => {
-                self.set_desired(registration, pod, None);
+                self.change_desired(registration, pod, None, cause);
                 for key in keys {
                     if self.clear_unconfirmed(&key) {
                         self.registrations.mark_changed(registration);
@@ -48,7 +60,7 @@ impl Planner {
     /// Handles a pod that is ready and waits for `minReadySeconds`: the same as for a pod that is not ready, except that
     /// it counts as ready.
     fn set_waiting(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: &DesiredPod) {
-        self.set_unready(registration, pod, desired.clone());
+        self.set_unready(registration, pod, desired.clone(), Cause::Pod);
         // Its problems are reported even if they prevent all of its records.
         self.registrations.set_unready(registration, pod, Some(desired.clone()));
         // A frozen registration keeps no readiness gate closed.
@@ -58,7 +70,7 @@ impl Planner {
     }
 
     /// Handles a pod that is not ready or missing. `if_ready` are the records it would have if it were ready.
-    fn set_unready(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: DesiredPod) {
+    fn set_unready(&mut self, registration: &RegistrationRef, pod: &Arc<str>, if_ready: DesiredPod, cause: Cause) {
         let is_kept = self.registrations.is_kept(registration, pod);
         if if_ready.all_records().next().is_none() {
             self.registrations.set_unready(registration, pod, None);
@@ -68,32 +80,37 @@ impl Planner {
             if is_kept {
                 // The last endpoint stays. Its keys change only if the desired records of the pod have changed.
                 let dropped = self.replace_desired(registration, pod, Some(if_ready));
-                return self.drop_keys(registration, pod, dropped);
+                return self.drop_keys(registration, pod, &dropped, cause);
             }
         }
         if is_kept {
             self.registrations.set_kept(registration, None);
         }
-        self.drop_unconfirmed(registration, pod);
+        self.drop_unconfirmed(registration, pod, cause);
     }
 
     /// Drops all keys of `pod` for `registration`, as unconfirmed removals.
-    pub(super) fn drop_unconfirmed(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
-        let dropped = self.replace_desired(registration, pod, None);
+    pub(super) fn drop_unconfirmed(&mut self, registration: &RegistrationRef, pod: &Arc<str>, cause: Cause) {
+        let mut dropped = self.replace_desired(registration, pod, None);
         self.keep_if_last(registration, Some(pod));
+        if cause == Cause::Pod {
+            // What edits would have removed is to be removed for this as well.
+            let work = Work::Pod(registration.clone(), pod.clone());
+            dropped.extend(self.guard.edited_keys_of(&work));
+        }
         for key in dropped {
-            self.mark_unconfirmed(&key, registration, pod);
+            self.mark_unconfirmed(&key, registration, pod, cause);
         }
     }
 
     /// Marks the removal of `key`, which `pod` claimed last, as unconfirmed.
-    pub(super) fn mark_unconfirmed(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>) {
+    pub(super) fn mark_unconfirmed(&mut self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>, cause: Cause) {
         // A key that was never written, or that is foreign, is no loss.
         let may_be_ours = |state: &KeyState| state.may_be_ours(&self.leases);
         let may_be_ours = self.keys.get(key).is_some_and(may_be_ours) || !self.prefixes.is_listed(key);
         if self.guard.is_on() && may_be_ours && self.keys.is_unclaimed(key) {
             let work = Work::Pod(registration.clone(), pod.clone());
-            self.guard.mark_unconfirmed(key, work);
+            self.guard.mark_unconfirmed(key, Removal::new(cause, work));
         }
     }
 
@@ -120,39 +137,44 @@ impl Planner {
     }
 
     /// Clears the unconfirmed keys of `pod`: those it had, and those it would have if ready. It is now to have `desired`,
-    /// nothing if it is confirmed to be gone.
-    pub(super) fn clear_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>, desired: Option<&DesiredPod>) {
+    /// nothing if it is confirmed to be gone. Keys that an edit takes from a pod that still has the same endpoints stay
+    /// unconfirmed.
+    pub(super) fn clear_pod(
+        &mut self,
+        registration: &RegistrationRef,
+        pod: &Arc<str>,
+        desired: Option<&DesiredPod>,
+        cause: Cause,
+    ) {
         let unready = self.registrations.set_unready(registration, pod, None);
         let mut keys = unready.as_ref().map(DesiredPod::keys).unwrap_or_default();
-        let state = self.registrations.get(registration);
-        keys.extend_from_slice(state.map_or(&[], |state| state.dropped_by(pod)));
+        let Some(state) = self.registrations.get(registration) else {
+            return;
+        };
+        keys.extend_from_slice(state.dropped_by(pod));
+        let former = state.pods.get(pod).or(unready.as_ref());
+        let is_same = desired.is_some()
+            && (cause == Cause::Edit
+                || former
+                    .zip(desired)
+                    .is_some_and(|(former, desired)| former.has_endpoints_of(desired)));
         for key in keys {
-            let is_withdrawn = desired.is_some_and(|desired| self.is_withdrawn(&key, registration, pod, desired));
-            if !is_withdrawn && self.clear_unconfirmed(&key) {
+            if !(is_same && self.guard.is_edited(&key)) && self.clear_unconfirmed(&key) {
                 self.registrations.mark_changed(registration);
             }
         }
     }
 
     /// Handles keys that `pod` must no longer have: its desired records have just been replaced.
-    pub(super) fn drop_keys(&mut self, registration: &RegistrationRef, pod: &Arc<str>, dropped: Vec<Key>) {
+    pub(super) fn drop_keys(&mut self, registration: &RegistrationRef, pod: &Arc<str>, dropped: &[Key], cause: Cause) {
+        let is_gone = self.registrations.desired(registration, pod).is_none();
         for key in dropped {
-            let desired = self.registrations.desired(registration, pod);
-            if desired.is_some_and(|desired| self.is_withdrawn(&key, registration, pod, desired)) {
-                self.mark_unconfirmed(&key, registration, pod);
+            if cause == Cause::Edit && !is_gone {
+                self.mark_unconfirmed(key, registration, pod, cause);
             } else {
-                self.guard.clear_unconfirmed(&key);
+                self.guard.clear_unconfirmed(key);
             }
         }
-    }
-
-    /// Whether an edit takes `key` from `pod`, and not a change of the pod, which is to have `desired`: an edit of the
-    /// registration, of access rules or of a quota. It may be a mistake.
-    fn is_withdrawn(&self, key: &Key, registration: &RegistrationRef, pod: &Arc<str>, desired: &DesiredPod) -> bool {
-        let has = |desired: &DesiredPod| desired.all_records().any(|record| record.key == *key);
-        let state = self.registrations.get(registration);
-        let whole = state.and_then(|state| state.rationed.get(pod));
-        desired.had(key) || whole.is_some_and(has) || self.is_forbidden_to(key, registration)
     }
 
     /// Clears an unconfirmed key; returns whether it was held back until now.
@@ -238,8 +260,9 @@ impl Planner {
 
     /// Whether the unconfirmed removals come near the guard's limit, so that those still to be found may exceed it.
     pub fn is_loss_near_limit(&self) -> bool {
-        let desired = self.registrations.iter().map(|(_, state)| state.pods.len());
-        self.guard.is_loss_near_limit(desired.sum())
+        let pods = |(_, state): (&RegistrationRef, &RegistrationState)| state.pods.len();
+        self.guard
+            .is_loss_near_limit(|| self.registrations.iter().map(pods).sum())
     }
 
     /// Lets the guard decide something with what is known of the endpoints.
@@ -356,6 +379,9 @@ impl Planner {
         {
             return false;
         }
+        // What edits take from pods is unclaimed before it is decided about: a predecessor may hold or have released it.
+        self.decide_quotas();
+        self.release_all_previous();
         let left = |(key, state): &(&Key, &KeyState)| {
             state.is_unclaimed()
                 && state.is_ours(&self.leases)
@@ -363,17 +389,19 @@ impl Planner {
                 && (!self.registrations.is_frozen(key) || self.is_forbidden(key))
         };
         let left: HashSet<Key> = self.keys.iter().filter(left).map(|(key, _)| key.clone()).collect();
-        let mut works: HashMap<&Key, Work> = left.iter().map(|key| (key, Work::Key(key.clone()))).collect();
+        let unknown = |key: &Key| Removal::new(Cause::Edit, Work::Key(key.clone()));
+        let mut removals: HashMap<&Key, Removal> = left.iter().map(|key| (key, unknown(key))).collect();
         // Pods that are not ready lose keys together.
         for (registration, state) in self.registrations.iter() {
             for (pod, desired) in &state.unready {
                 for key in desired.all_records().filter_map(|record| left.get(&record.key)) {
-                    works.insert(key, Work::Pod(registration.clone(), pod.clone()));
+                    let work = Work::Pod(registration.clone(), pod.clone());
+                    removals.insert(key, Removal::new(Cause::Pod, work));
                 }
             }
         }
-        for (key, work) in works {
-            self.guard.mark_unconfirmed(key, work);
+        for (key, removal) in removals {
+            self.guard.mark_unconfirmed(key, removal);
         }
         self.guard.started();
         // Until now the unclaimed keys were left alone. Those that are not unconfirmed can be removed.
@@ -388,7 +416,8 @@ impl Planner {
         let is_on_lease = held.as_ref().is_some_and(|held| held.lease != LeaseId::NONE);
         let is_new = is_on_lease && !self.keys.contains(key);
         if is_new && self.guard.is_on() {
-            self.guard.mark_unconfirmed(key, Work::Key(key.clone()));
+            let work = Work::Key(key.clone());
+            self.guard.mark_unconfirmed(key, Removal::new(Cause::Edit, work));
         }
         self.observe_key(key, held, revision);
     }

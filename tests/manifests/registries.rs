@@ -269,8 +269,8 @@ fn guards() -> Vec<Case> {
         ),
         (
             "at least no keys",
-            guard(json!({"minKeys": 0})),
-            "spec.guard.minKeys in body should be greater than or equal to 1",
+            guard(json!({"minEndpoints": 0})),
+            "spec.guard.minEndpoints in body should be greater than or equal to 1",
         ),
         (
             "a hold of more than a day",
@@ -288,9 +288,9 @@ fn guards() -> Vec<Case> {
             "spec.guard.maxLossPercent in body should be greater than or equal to 1",
         ),
         (
-            "too much minKeys",
-            guard(json!({"minKeys": 100_001})),
-            "spec.guard.minKeys in body should be less than or equal to 100000",
+            "too much minEndpoints",
+            guard(json!({"minEndpoints": 100_001})),
+            "spec.guard.minEndpoints in body should be less than or equal to 100000",
         ),
         (
             "too little holdSeconds",
@@ -393,7 +393,7 @@ pub fn good() -> Vec<Case> {
         ),
         (
             "a guard that only warns",
-            json!({"guard": {"mode": "Warn", "windowSeconds": 3600, "maxLossPercent": 99, "minKeys": 1, "holdSeconds": 1}}),
+            json!({"guard": {"mode": "Warn", "windowSeconds": 3600, "maxLossPercent": 99, "minEndpoints": 1, "holdSeconds": 1}}),
         ),
         (
             "null for what may be left out",

@@ -166,8 +166,8 @@ async fn in_registry(
         let meets = |wanted: &&ServiceRegistration| meet(wanted, one, &cluster, &formats.wanted, &registry.spec);
         named.contains(&reference(one)) || shown.iter().any(meets)
     };
-    let present = present.iter().filter(of_registry).filter(concerned);
-    let present: Vec<&ServiceRegistration> = present.collect();
+    let present = present.iter().filter(of_registry);
+    let (present, unconcerned): (Vec<&ServiceRegistration>, Vec<_>) = present.partition(concerned);
     let namespaces: BTreeSet<String> = present
         .iter()
         .chain(&shown)
@@ -186,8 +186,9 @@ async fn in_registry(
             preview.settle(listing.namespace(namespace).await?);
         }
     }
-    let keys = registry.status.as_ref().and_then(|status| status.keys);
-    preview.holds(keys.map_or(0, |keys| usize::try_from(keys).unwrap_or(usize::MAX)));
+    let pods = unconcerned.iter().filter_map(|one| one.status.as_ref()?.pods.as_ref());
+    let registered = pods.map(|pods| usize::try_from(pods.registered).unwrap_or(usize::MAX));
+    preview.add_endpoints(registered.sum());
     let mut rejected_before = HashSet::new();
     for registration in present {
         // The operator does not carry out a rejected registration either.

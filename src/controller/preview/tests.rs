@@ -223,21 +223,21 @@ fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheless() {
     let names: Vec<String> = (0..10).map(|i| format!("p{i}")).collect();
     let keys: Vec<String> = names.iter().map(|name| format!("/a/{name}")).collect();
     let ours: Vec<(&str, &str)> = keys.iter().map(|key| (&**key, "10.0.0.1:8080")).collect();
-    let outcome = |mode: &str, in_all: usize| {
+    let outcome = |mode: &str, others: usize| {
         let pods: Vec<Pod> = names.iter().map(|name| pod(name, "10.0.0.1", false)).collect();
         let spec = json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}, "guard": {"mode": mode}});
         let spec = serde_json::from_value(spec).expect("decodes");
         let mut preview = Preview::new("c1", "default", spec, cluster(&pods));
-        preview.holds(in_all);
+        preview.add_endpoints(others);
         let reference = preview
             .register(&registration("/a"), &RecordFormats::new())
             .expect("a valid registration");
         observe(&mut preview, &ours, &[]);
         preview.outcomes(&[reference]).remove(0)
     };
-    for (mode, in_all, held) in [("Hold", 0, 10), ("Hold", 1000, 0), ("Warn", 0, 0), ("Off", 0, 0)] {
-        let outcome = outcome(mode, in_all);
-        assert_eq!(outcome.held.len(), held, "{mode} {in_all}");
+    for (mode, others, held) in [("Hold", 0, 10), ("Hold", 1000, 0), ("Warn", 0, 0), ("Off", 0, 0)] {
+        let outcome = outcome(mode, others);
+        assert_eq!(outcome.held.len(), held, "{mode} {others}");
         assert_eq!(outcome.keys.len(), 10, "{mode}: all keys are removed");
         assert!(outcome.changes_anything());
     }
@@ -249,11 +249,11 @@ fn old_keys_of_a_move_that_the_guard_would_hold_are_told() {
     let pods: Vec<Pod> = names.iter().map(|name| pod(name, "10.0.0.1", true)).collect();
     let keys: Vec<String> = names.iter().map(|name| format!("/a/{name}")).collect();
     let ours: Vec<(&str, &str)> = keys.iter().map(|key| (&**key, "10.0.0.1:8080")).collect();
-    for (in_all, held) in [(0, 10), (1000, 0)] {
+    for (others, held) in [(0, 10), (1000, 0)] {
         let spec = json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}});
         let spec = serde_json::from_value(spec).expect("decodes");
         let mut preview = Preview::new("c1", "default", spec, cluster(&pods));
-        preview.holds(in_all);
+        preview.add_endpoints(others);
         preview
             .register(&registration("/a"), &RecordFormats::new())
             .expect("valid");
@@ -262,7 +262,7 @@ fn old_keys_of_a_move_that_the_guard_would_hold_are_told() {
             .expect("valid");
         observe(&mut preview, &ours, &[]);
         let outcome = preview.outcomes(&[reference]).remove(0);
-        assert_eq!(outcome.held.len(), held, "of {in_all}");
+        assert_eq!(outcome.held.len(), held, "beside {others}");
         let removed = |change: &&Change| matches!(change, Change::Remove(_));
         assert_eq!(outcome.keys.values().filter(removed).count(), 10);
         assert_eq!(outcome.keys.len(), 20);

@@ -40,7 +40,7 @@ pub fn terms(guard: &Guard) -> GuardSettings {
         mode: guard.mode,
         window: seconds(guard.window_seconds),
         max_loss_percent: size(guard.max_loss_percent),
-        min_endpoints: size(guard.min_keys),
+        min_endpoints: size(guard.min_endpoints),
         hold: seconds(guard.hold_seconds),
     }
 }
@@ -160,10 +160,23 @@ fn notice(registry: &str, hold: &plan::Hold) -> String {
         .ok()
         .and_then(|end| Timestamp::from_second(end).ok())
         .unwrap_or(Timestamp::MAX);
+    let edits = "of registrations, access rules, labels of namespaces or quotas";
+    let (cause, pods_end) = if hold.is_of_edits() {
+        (
+            format!("because of an edit: {edits}"),
+            "until their pods end or are no longer ready",
+        )
+    } else {
+        (
+            format!(
+                "because their pods are no longer ready or were missing from a list, or because of an edit: {edits}"
+            ),
+            "until their pods end",
+        )
+    };
     format!(
-        "{lost} of {of} endpoints would have lost keys at once because their pods are no longer ready or were missing \
-         from a list, or because of an edit: of registrations, access rules, labels of namespaces or quotas. The remaining \
-         keys{namespaces} are kept until {end}, until their pods end, or until most of them are desired again. If the removal is right: \
+        "{lost} of {of} endpoints would have lost keys at once {cause}. The remaining keys{namespaces} are kept until {end}, \
+         {pods_end}, or until most of them are desired again. If the removal is right: \
          kubectl annotate --overwrite registry {registry} {APPROVE_REMOVALS}={id}"
     )
 }

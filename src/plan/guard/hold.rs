@@ -5,9 +5,9 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::{Cause, Removal};
 use crate::model::{Key, LeaseId, Prefix, Revision};
 use crate::plan::meta::HoldRecord;
-use crate::plan::work::Work;
 
 /// How long a loss must have been within the limit before a hold ends. Pods come back one after the other; without the
 /// delay, the last ones would lose their keys just before they return.
@@ -39,10 +39,12 @@ pub struct Hold {
     pub of: usize,
     /// How many of the lost endpoints had no held key when the hold began.
     pub(super) released: usize,
-    /// The keys held, each with the work to queue when it is released.
-    pub(super) keys: BTreeMap<Key, Work>,
+    /// The removals held, by key.
+    pub(super) keys: BTreeMap<Key, Removal>,
     /// The namespaces whose removals are held; none if those of all are.
     pub(super) namespaces: Option<BTreeSet<Arc<str>>>,
+    /// Whether the hold takes in further removals by edits only.
+    pub(super) edits_only: bool,
     /// Another process began the hold. That process may have known of pods that this one has not listed yet.
     pub(super) adopted: bool,
 }
@@ -58,19 +60,29 @@ impl Hold {
             released: self.released,
             endpoints: true,
             namespaces: self.namespaces.as_ref().map(|names| names.iter().cloned().collect()),
+            edits: self.edits_only,
         }
     }
 
     /// Moves the removals that the hold concerns from `fresh` into it. They include those of unknown namespaces, which a
     /// predecessor may have held.
-    pub(super) fn take_in(&mut self, fresh: &mut BTreeMap<Key, Work>) {
-        match &self.namespaces {
-            None => self.keys.append(fresh),
-            Some(names) => {
-                let is_held = |work: &Work| work.tenant().is_empty() || names.contains(work.tenant());
-                self.keys.extend(fresh.extract_if(.., |_, work| is_held(work)));
-            }
-        }
+    pub(super) fn take_in(&mut self, fresh: &mut BTreeMap<Key, Removal>) {
+        let (names, edits_only) = (self.namespaces.as_ref(), self.edits_only);
+        let is_concerned =
+            |namespace: &Arc<str>| namespace.is_empty() || names.is_none_or(|names| names.contains(namespace));
+        let is_held =
+            |removal: &Removal| (!edits_only || removal.cause == Cause::Edit) && is_concerned(removal.work.tenant());
+        self.keys.extend(fresh.extract_if(.., |_, removal| is_held(removal)));
+    }
+
+    /// Whether the hold takes in every further removal.
+    pub(super) fn takes_in_all(&self) -> bool {
+        self.namespaces.is_none() && !self.edits_only
+    }
+
+    /// Whether the hold began because of edits, and takes in further removals by edits only.
+    pub fn is_of_edits(&self) -> bool {
+        self.edits_only
     }
 
     /// Returns the number of namespaces to which the hold is limited, none if it is not.
@@ -82,7 +94,7 @@ impl Hold {
         self.keys.keys()
     }
 
-    pub(super) fn keys_in<'a>(&'a self, prefix: &'a Prefix) -> impl Iterator<Item = (&'a Key, &'a Work)> {
+    pub(super) fn keys_in<'a>(&'a self, prefix: &'a Prefix) -> impl Iterator<Item = (&'a Key, &'a Removal)> {
         let from = (Bound::Included(prefix.prefix()), Bound::Unbounded);
         let behind = self.keys.range::<str, _>(from);
         behind.take_while(|(key, _)| prefix.contains(key))

@@ -90,9 +90,13 @@ impl Rig {
     }
 
     fn mark_unconfirmed(&mut self, numbers: impl IntoIterator<Item = usize>) {
+        self.mark(Cause::Pod, numbers);
+    }
+
+    fn mark(&mut self, cause: Cause, numbers: impl IntoIterator<Item = usize>) {
         for number in numbers {
-            let work = self.work(number);
-            self.guard.mark_unconfirmed(&key(number), work);
+            let removal = Removal::new(cause, self.work(number));
+            self.guard.mark_unconfirmed(&key(number), removal);
         }
     }
 
@@ -133,7 +137,8 @@ impl Rig {
     }
 
     fn is_near_limit(&self) -> bool {
-        self.guard.is_loss_near_limit(self.etcd.len() - self.guard.lost.len())
+        self.guard
+            .is_loss_near_limit(|| self.etcd.len() - self.guard.lost.len())
     }
 
     /// Lets the guard decide and removes the released keys from etcd. Returns their number.
@@ -245,7 +250,8 @@ fn a_successor_does_not_end_a_hold_because_it_does_not_know_what_was_released_be
     rig.guard.started();
     rig.record(record);
     for number in 0..11 {
-        rig.guard.mark_unconfirmed(&key(number), Work::Key(key(number)));
+        rig.guard
+            .mark_unconfirmed(&key(number), Removal::new(Cause::Edit, Work::Key(key(number))));
     }
     assert_eq!(rig.carry_out(), (Some(GuardEvent::Resumed), 0));
     assert_eq!(rig.carry_out(), (None, 0));
@@ -268,7 +274,8 @@ fn a_successor_goes_on_with_a_hold_of_one_namespace_although_it_does_not_know_wh
     rig.guard.started();
     rig.record(record);
     for number in 0..9 {
-        rig.guard.mark_unconfirmed(&key(number), Work::Key(key(number)));
+        rig.guard
+            .mark_unconfirmed(&key(number), Removal::new(Cause::Edit, Work::Key(key(number))));
     }
     rig.mark_unconfirmed(12..14);
     assert_eq!(rig.carry_out(), (Some(GuardEvent::Resumed), 0));
@@ -293,8 +300,8 @@ fn keys_are_known_by_their_pods_until_etcd_has_lost_them() {
     let pod = |name: &str| -> Arc<str> { name.into() };
     let registration = RegistrationRef::new("shop", "orders");
     for (number, name) in [(0, "a"), (1, "b")] {
-        rig.guard
-            .mark_unconfirmed(&key(number), Work::Pod(registration.clone(), pod(name)));
+        let work = Work::Pod(registration.clone(), pod(name));
+        rig.guard.mark_unconfirmed(&key(number), Removal::new(Cause::Pod, work));
     }
     let keys = |rig: &Rig, name: &str| rig.guard.keys_of_pod(&pod("shop"), &pod(name));
     assert_eq!((keys(&rig, "a"), keys(&rig, "b")), (vec![key(0)], vec![key(1)]));
@@ -595,4 +602,67 @@ fn loss_above_half_the_limit_is_near_it_until_a_hold_begins() {
     assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 0));
     assert!(!rig.is_near_limit());
     assert!(!Rig::new(40, GuardSettings::OFF).is_near_limit());
+}
+
+#[test]
+fn hold_of_edits_keeps_no_key_of_a_pod_that_is_not_ready() {
+    let mut rig = Rig::new(40, SETTINGS);
+    rig.mark(Cause::Edit, 0..30);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 0));
+    assert!(rig.guard.hold().is_some_and(Hold::is_of_edits));
+    rig.mark(Cause::Pod, [35]);
+    assert_eq!(rig.carry_out(), (None, 1), "a pod that the edit does not concern");
+    rig.mark(Cause::Pod, [3]);
+    assert_eq!(rig.carry_out(), (None, 1), "a pod whose key the hold keeps");
+    rig.mark(Cause::Edit, [36]);
+    assert_eq!(rig.carry_out(), (None, 0));
+    assert_eq!(
+        rig.guard.hold().map(Hold::len),
+        Some(30),
+        "29 of the 30, and the later edit"
+    );
+}
+
+#[test]
+fn hold_of_edits_takes_in_pods_that_are_not_ready_when_these_are_too_many() {
+    let mut rig = Rig::of_namespaces(&[("shop", 40)]);
+    rig.mark(Cause::Edit, 0..30);
+    rig.carry_out();
+    rig.mark(Cause::Pod, 10..35);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Widened), 0));
+    let hold = rig.guard.hold().expect("a hold");
+    assert_eq!(
+        (hold.id.as_str(), hold.len(), hold.is_of_edits()),
+        ("hold-1", 35, false)
+    );
+    rig.mark(Cause::Pod, [38]);
+    assert_eq!(rig.carry_out(), (None, 0), "it takes in every removal now");
+}
+
+#[test]
+fn pods_that_are_not_ready_are_released_though_an_edit_is_held_at_the_same_time() {
+    let mut rig = Rig::new(40, SETTINGS);
+    rig.mark(Cause::Pod, 0..5);
+    rig.mark(Cause::Edit, 10..40);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 5));
+    let hold = rig.guard.hold().expect("a hold");
+    assert_eq!((hold.len(), hold.lost, hold.of, hold.released), (30, 35, 40, 5));
+}
+
+#[test]
+fn successor_goes_on_with_a_hold_of_edits() {
+    let mut rig = Rig::new(40, SETTINGS);
+    rig.mark(Cause::Edit, 0..30);
+    rig.carry_out();
+    let record = rig.guard.hold().map(Hold::record);
+    assert!(record.as_ref().is_some_and(|record| record.edits));
+    rig.guard = Guard::new();
+    rig.guard.set_settings(SETTINGS);
+    rig.guard.started();
+    rig.record(record);
+    rig.mark(Cause::Edit, 0..30);
+    rig.mark(Cause::Pod, [35]);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Resumed), 0));
+    assert_eq!(rig.carry_out(), (None, 1));
+    assert!(rig.guard.hold().is_some_and(Hold::is_of_edits));
 }

@@ -1,9 +1,10 @@
 //! An edit must not empty a service: a pod keeps the keys of the previous spec until the newest one can be carried out.
 
-use super::unconfirmed::{PODS as PODS_IN_ALL, guard, key, pod, registered};
+use super::unconfirmed::{PODS as PODS_IN_ALL, UNIX, guard, key, pod, registered};
 use super::*;
 use crate::index::PortTarget;
-use crate::plan::{GuardEvent, PodState, Problem};
+use crate::plan::guard::Cause;
+use crate::plan::{GuardEvent, Moment, PodState, Problem};
 
 /// `pod` with a key below `/t/` by the newest spec, and below `/s/` by the previous one.
 fn moved(pod: &str, value: &str, problems: Vec<Problem>) -> DesiredPod {
@@ -90,6 +91,13 @@ impl Rig {
                 assert!(ours.iter().any(|key| key.ends_with(pod)), "{pod} is not in {ours:?}");
             }
         }
+    }
+
+    /// Lets the guard decide while the hold `approved` is approved; a new hold would have the id `new`.
+    fn approve(&mut self, now: Instant, approved: &str, new: &str) {
+        self.listen();
+        let moment = Moment { now, unix: UNIX };
+        self.planner.decide_removals(moment, Some(approved), || new.to_owned());
     }
 
     /// Another process takes over. It knows the current spec and the one carried out last.
@@ -454,4 +462,78 @@ fn a_format_that_all_endpoints_lose_is_held_though_the_others_stay() {
     assert_eq!(rig.left(), 3 * PODS_IN_ALL);
     let hold = rig.planner.hold().expect("a hold");
     assert_eq!((hold.lost, hold.of, hold.len()), (20, 20, 20));
+}
+
+#[test]
+fn pod_that_is_not_ready_leaves_both_places_while_the_move_is_held() {
+    let (mut rig, now) = (registered(), Instant::now());
+    move_some(&mut rig, PODS_IN_ALL);
+    rig.run();
+    assert_eq!(rig.judge(now), Some(GuardEvent::Held));
+    rig.run();
+    let unready = PodState::Unready(moved(&pod(0), "1", Vec::new()));
+    rig.present(0, unready);
+    assert_eq!(rig.judge(now), None);
+    rig.run();
+    assert_eq!((below(&rig, "/s/"), below(&rig, "/t/")), (19, 19));
+    // It comes back to the new place only.
+    rig.set(&pod(0), moved(&pod(0), "1", Vec::new()));
+    rig.judge(now);
+    rig.run();
+    assert_eq!((below(&rig, "/s/"), below(&rig, "/t/")), (19, 20));
+    assert_eq!(rig.report("orders").held, 19);
+}
+
+#[test]
+fn second_edit_of_a_spec_that_was_not_carried_out_is_held_as_the_first_one() {
+    let (mut rig, now) = (registered(), Instant::now());
+    move_some(&mut rig, PODS_IN_ALL);
+    rig.run();
+    rig.judge(now);
+    rig.run();
+    let settings = RegistrationSettings {
+        prefixes: ["/u/", "/t/", "/s/"].map(Prefix::below).to_vec(),
+        ..settings(1)
+    };
+    rig.planner.set_settings(&reference("orders"), settings);
+    for number in 0..PODS_IN_ALL {
+        let name = pod(number);
+        let newest = desired(&name, &[&format!("/u/{name}")], "1");
+        let state = PodState::Ready(keeping(newest, desired(&name, &[&key(number)], "1")));
+        rig.planner
+            .change_pod_state(&reference("orders"), &name, state, Cause::Edit);
+    }
+    rig.run();
+    rig.judge(now);
+    rig.run();
+    let all = ["/s/", "/t/", "/u/"].map(|place| below(&rig, place));
+    assert_eq!(all, [PODS_IN_ALL; 3]);
+    let end = rig.judge(now + guard().hold);
+    assert!(matches!(end, Some(GuardEvent::Released { keys: 40, .. })), "{end:?}");
+    rig.run();
+    let all = ["/s/", "/t/", "/u/"].map(|place| below(&rig, place));
+    assert_eq!(all, [0, 0, PODS_IN_ALL]);
+}
+
+#[test]
+fn successor_carries_out_the_move_that_was_approved() {
+    let (mut rig, now) = (registered(), Instant::now());
+    move_some(&mut rig, PODS_IN_ALL);
+    rig.run();
+    assert_eq!(rig.judge_by(now, "first"), Some(GuardEvent::Held));
+    rig.run();
+    // The leader releases the hold, and ends before it has removed the keys.
+    rig.approve(now, "first", "second");
+    assert!(rig.planner.hold().is_none());
+    rig.take_over();
+    rig.planner.set_guard(guard());
+    move_some(&mut rig, PODS_IN_ALL);
+    rig.planner.kubernetes_is_complete();
+    rig.run();
+    for _ in 0..3 {
+        rig.approve(now, "first", "second");
+        rig.run();
+    }
+    assert_eq!(rig.planner.hold(), None);
+    assert_eq!((below(&rig, "/s/"), below(&rig, "/t/")), (0, PODS_IN_ALL));
 }

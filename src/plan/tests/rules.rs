@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::{FormatType, GuardMode};
+use crate::plan::guard::Cause;
 use crate::plan::policy::Rule;
 use crate::plan::{GuardSettings, Moment, PodState, Policy, PrefixGrant, Quota};
 
@@ -70,7 +71,7 @@ impl Rig {
         for pod in pods {
             let nothing = desired(pod, &[], "1");
             self.planner
-                .set_pod_state(&orders, &pod.as_str().into(), PodState::Ready(nothing));
+                .change_pod_state(&orders, &pod.as_str().into(), PodState::Ready(nothing), Cause::Edit);
         }
     }
 
