@@ -30,12 +30,13 @@ use std::time::{Duration, Instant};
 
 use super::work::Work;
 use crate::api::GuardMode;
-use crate::model::{Key, Prefix, RegistrationRef, Revision};
+use crate::model::{Key, Revision};
 
 mod endpoints;
 mod hold;
 
 use self::endpoints::{Endpoints, distinct};
+use self::hold::HeldKeys;
 pub(super) use hold::Recorded;
 pub use hold::{GuardEvent, Hold, Moment, Release};
 
@@ -221,17 +222,6 @@ impl Guard {
         self.fresh.get(key).or_else(held)
     }
 
-    /// Counts the held keys below `prefix` that belong to `registration`, or whose registration is unknown.
-    pub(super) fn held_in(&self, prefix: &Prefix, registration: &RegistrationRef) -> usize {
-        let Some(hold) = &self.hold else { return 0 };
-        let its = |(_, removal): &(&Key, &Removal)| match &removal.work {
-            Work::Pod(other, _) => other == registration,
-            Work::Key(_) => true,
-            Work::Changed(..) => false,
-        };
-        hold.keys_in(prefix).filter(its).count()
-    }
-
     /// Marks the removal of `key`, which etcd may hold, as unconfirmed. A key that is already unconfirmed or held, or that
     /// is released and not removed yet, keeps its state; but one that an edit would remove is decided again when its pod
     /// is no longer ready.
@@ -331,7 +321,7 @@ impl Guard {
     pub(super) fn stand_by(&mut self) {
         self.mark_released_unconfirmed();
         if let Some(hold) = self.hold.take() {
-            self.fresh.extend(hold.keys);
+            self.fresh.extend(hold.keys.into_removals());
         }
     }
 
@@ -471,7 +461,7 @@ impl Guard {
             GuardEvent::Held
         };
         let (keys, namespaces) = match former {
-            None => (BTreeMap::new(), namespaces),
+            None => (HeldKeys::default(), namespaces),
             Some(former) => {
                 let both = namespaces.zip(former.namespaces);
                 (
@@ -495,7 +485,7 @@ impl Guard {
             adopted: false,
         };
         hold.take_in(&mut self.fresh);
-        hold.released = lost.saturating_sub(distinct(&hold.keys).len());
+        hold.released = lost.saturating_sub(hold.keys.endpoints());
         self.hold = Some(hold);
         released.append(&mut self.release_fresh(now, |_| true));
         (Some(event), released)
@@ -593,7 +583,7 @@ impl Guard {
             Release::Approved
         } else if now >= hold.until {
             Release::Expired
-        } else if hold.keys.is_empty() && !hold.adopted || hold.has_recovered(now) {
+        } else if hold.is_empty() && !hold.adopted || hold.has_recovered(now) {
             Release::Resolved
         } else {
             return (None, BTreeMap::new());
@@ -602,6 +592,7 @@ impl Guard {
             return (None, BTreeMap::new());
         };
         self.ended = Some(id.clone());
+        let keys = keys.into_removals();
         for removal in keys.values() {
             self.lost.remove(removal);
         }

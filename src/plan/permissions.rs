@@ -245,12 +245,6 @@ impl Planner {
         }
     }
 
-    /// Returns the prefixes below which rules forbid all keys, or some, to `registration`.
-    pub(super) fn forbidden_to(&self, registration: &RegistrationRef) -> impl Iterator<Item = &Prefix> {
-        let forbidden = self.permissions.forbidden.get(registration);
-        forbidden.into_iter().flatten().map(|(prefix, _)| prefix)
-    }
-
     /// Whether a rule forbids `key` to a registration, and no other registration may have it.
     pub(super) fn is_forbidden(&self, key: &Key) -> bool {
         let may_have = |(registration, state): (&RegistrationRef, &RegistrationState)| {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::desired::{DesiredPod, EndpointAddress, EndpointRecords, Problem};
 use super::permissions::Right;
 use super::planner::Planner;
-use super::registrations::RegistrationState;
 use super::rejected::Rejection;
 use crate::api::Reason;
 use crate::model::{Key, LeaseId, Prefix, Record, RegistrationRef, Revision};
@@ -130,7 +129,10 @@ impl Planner {
                 .filter(|key| self.is_leaving(key))
                 .count()
                 + self.work.edited(registration),
-            held: self.held_of(registration, state),
+            held: self
+                .guard
+                .hold()
+                .map_or(0, |hold| hold.count_of(registration, state.prefixes().iter())),
             conflicts: Vec::new(),
             problems: BTreeMap::new(),
             ruled_out: None,
@@ -268,14 +270,6 @@ impl Planner {
     /// Whether etcd holds `key` with `value` for `pod`, on a lease of the operator.
     pub(super) fn is_present(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> bool {
         matches!(self.standing(key, value, registration, pod), KeyStatus::Present)
-    }
-
-    /// Counts the held keys of a registration, also those where it may not write any more.
-    fn held_of(&self, registration: &RegistrationRef, state: &RegistrationState) -> usize {
-        let mut prefixes: BTreeSet<&Prefix> = state.prefixes().iter().collect();
-        prefixes.extend(self.forbidden_to(registration));
-        let held = |prefix: &Prefix| self.guard.held_in(prefix, registration);
-        prefixes.into_iter().map(held).sum()
     }
 
     fn is_leaving(&self, key: &Key) -> bool {

@@ -1,12 +1,14 @@
 //! A hold: the removals that are held back, when the hold ends, and the part that is recorded in etcd.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::endpoints::distinct;
 use super::{Cause, Removal};
-use crate::model::{Key, LeaseId, Prefix, Revision};
+use crate::model::{Key, LeaseId, Prefix, RegistrationRef, Revision};
 use crate::plan::meta::HoldRecord;
 
 /// How long a loss must have been within the limit before a hold ends. Pods come back one after the other; without the
@@ -39,8 +41,8 @@ pub struct Hold {
     pub of: usize,
     /// How many of the lost endpoints had no held key when the hold began.
     pub(super) released: usize,
-    /// The removals held, by key.
-    pub(super) keys: BTreeMap<Key, Removal>,
+    /// The removals held.
+    pub(super) keys: HeldKeys,
     /// The namespaces whose removals are held; none if those of all are.
     pub(super) namespaces: Option<BTreeSet<Arc<str>>>,
     /// Whether the hold takes in further removals by edits only.
@@ -72,7 +74,9 @@ impl Hold {
             |namespace: &Arc<str>| namespace.is_empty() || names.is_none_or(|names| names.contains(namespace));
         let is_held =
             |removal: &Removal| (!edits_only || removal.cause == Cause::Edit) && is_concerned(removal.work.tenant());
-        self.keys.extend(fresh.extract_if(.., |_, removal| is_held(removal)));
+        for (key, removal) in fresh.extract_if(.., |_, removal| is_held(removal)) {
+            self.keys.insert(key, removal);
+        }
     }
 
     /// Whether the hold takes in every further removal.
@@ -91,13 +95,17 @@ impl Hold {
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.keys.keys()
+        self.keys.by_key.keys()
     }
 
-    pub(super) fn keys_in<'a>(&'a self, prefix: &'a Prefix) -> impl Iterator<Item = (&'a Key, &'a Removal)> {
-        let from = (Bound::Included(prefix.prefix()), Bound::Unbounded);
-        let behind = self.keys.range::<str, _>(from);
-        behind.take_while(|(key, _)| prefix.contains(key))
+    /// Counts the keys of `registration`, and those below `prefixes` of which the registration is not known.
+    pub(in crate::plan) fn count_of<'a>(
+        &self,
+        registration: &RegistrationRef,
+        prefixes: impl Iterator<Item = &'a Prefix>,
+    ) -> usize {
+        let unknown: usize = prefixes.map(|prefix| self.keys.unknown_in(prefix)).sum();
+        unknown + self.keys.by_registration.get(registration).copied().unwrap_or_default()
     }
 
     /// Whether the loss has been within the limit for [`RECOVERY`].
@@ -106,7 +114,7 @@ impl Hold {
     }
 
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.keys.by_key.len()
     }
 
     /// Returns when the hold must be decided again.
@@ -116,7 +124,62 @@ impl Hold {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.keys.by_key.is_empty()
+    }
+}
+
+/// The removals of a hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct HeldKeys {
+    by_key: BTreeMap<Key, Removal>,
+    /// The keys of which the registration is not known.
+    unknown: BTreeSet<Key>,
+    /// The number of keys of each other registration.
+    by_registration: HashMap<RegistrationRef, usize>,
+}
+
+impl HeldKeys {
+    pub fn get(&self, key: &str) -> Option<&Removal> {
+        self.by_key.get(key)
+    }
+
+    fn insert(&mut self, key: Key, removal: Removal) {
+        match removal.work.owner() {
+            Some(registration) => *self.by_registration.entry(registration).or_default() += 1,
+            None => drop(self.unknown.insert(key.clone())),
+        }
+        self.by_key.insert(key, removal);
+    }
+
+    pub fn remove(&mut self, key: &Key) -> Option<Removal> {
+        let removal = self.by_key.remove(key)?;
+        match removal.work.owner() {
+            Some(registration) => {
+                if let Entry::Occupied(mut count) = self.by_registration.entry(registration) {
+                    *count.get_mut() -= 1;
+                    if *count.get() == 0 {
+                        count.remove();
+                    }
+                }
+            }
+            None => drop(self.unknown.remove(key)),
+        }
+        Some(removal)
+    }
+
+    pub fn into_removals(self) -> BTreeMap<Key, Removal> {
+        self.by_key
+    }
+
+    /// Returns the number of endpoints that would lose the keys.
+    pub fn endpoints(&self) -> usize {
+        distinct(&self.by_key).len()
+    }
+
+    fn unknown_in(&self, prefix: &Prefix) -> usize {
+        let from = (Bound::Included(prefix.prefix()), Bound::Unbounded);
+        let behind = self.unknown.range::<str, _>(from);
+        behind.take_while(|key| prefix.contains(key)).count()
     }
 }
 

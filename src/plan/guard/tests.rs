@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::hold::RECOVERY;
 use super::*;
 use crate::model::LeaseId;
+use crate::model::RegistrationRef;
 use crate::plan::meta::HoldRecord;
 
 const SETTINGS: GuardSettings = GuardSettings {
