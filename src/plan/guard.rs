@@ -87,6 +87,8 @@ const MAX_NAMESPACES: usize = 64;
 pub(super) struct Known<'a> {
     /// Whether the endpoint of this work is desired and etcd holds a key of it.
     pub is_registered: &'a dyn Fn(&Work) -> bool,
+    /// Whether the endpoint of this work is to have other keys than those that it loses.
+    pub is_desired: &'a dyn Fn(&Work) -> bool,
     /// Counts these endpoints by namespace, which takes long.
     pub registered: &'a dyn Fn() -> HashMap<Arc<str>, usize>,
     /// Counts the endpoints that are about to be registered, which takes long.
@@ -132,9 +134,9 @@ pub(super) struct Guard {
     /// Unconfirmed removals that have not been decided yet.
     fresh: BTreeMap<Key, Removal>,
     /// Unconfirmed keys that disappeared from etcd since the last [`Guard::look`]: the leader of that time released them.
-    went: HashMap<Key, Work>,
+    went: HashMap<Key, Removal>,
     /// Unconfirmed keys that were released within the window and have not been claimed again.
-    let_go: HashMap<Key, (Instant, Work)>,
+    let_go: HashMap<Key, (Instant, Removal)>,
     /// The endpoints of the keys in `fresh`, `hold` and `let_go`.
     lost: Endpoints,
     /// A lower bound of the number of endpoints before the loss, so that it is not counted at each decision.
@@ -302,7 +304,7 @@ impl Guard {
     /// Records that etcd no longer holds `key`.
     pub(super) fn gone(&mut self, key: &Key) {
         if let Some(removal) = self.fresh.get(key) {
-            self.went.insert(key.clone(), removal.work.clone());
+            self.went.insert(key.clone(), removal.clone());
         }
         self.at_least = self.at_least.saturating_sub(1);
         self.forget(key);
@@ -357,8 +359,8 @@ impl Guard {
 
     /// Updates the loss counters with the current time, without deciding anything.
     pub(super) fn look(&mut self, now: Instant) {
-        for (key, work) in std::mem::take(&mut self.went) {
-            self.count(&key, work, now);
+        for (key, removal) in std::mem::take(&mut self.went) {
+            self.count(&key, removal, now);
         }
         // No loss leaves the window while a hold lasts: the keys lost before it began belong to the same loss.
         if self.hold.is_none() {
@@ -382,8 +384,14 @@ impl Guard {
 
     /// Returns the endpoints that have lost keys, or will unless they are held.
     fn decided_and_fresh(&self) -> HashSet<&Work> {
-        let let_go = self.let_go.values().map(|(_, work)| work);
-        let_go.chain(distinct(&self.fresh)).collect()
+        self.decided(true).into_iter().chain(distinct(&self.fresh)).collect()
+    }
+
+    /// Returns the endpoints that have lost keys: those that have others after an edit only if `with_edits`.
+    fn decided(&self, with_edits: bool) -> HashSet<&Work> {
+        let let_go = self.let_go.values().map(|(_, removal)| removal);
+        let counts = let_go.filter(|removal| with_edits || !removal.is_edit());
+        counts.map(|removal| &removal.work).collect()
     }
 
     /// Returns how many endpoints there were, if losing `lost` of them exceeds the limits.
@@ -421,8 +429,8 @@ impl Guard {
                 return (ended.or(resumed), works);
             }
         }
-        // What is held counts: the other namespaces may lose too much as well. But what edits would remove is still there,
-        // so it does not keep the keys of pods that are no longer ready.
+        // What is held counts: the other namespaces may lose too much as well. But edits do not keep the keys of pods that
+        // are no longer ready: what an edit would remove is still there, and what a move has removed was replaced.
         let (lost, is_any) = (
             self.lost.by_pods(),
             self.fresh.values().any(|removal| !removal.is_edit()),
@@ -430,25 +438,25 @@ impl Guard {
         let mut above = if is_any { self.above(lost, known) } else { None };
         let (mut lost, mut edits_only, mut released) = (lost, false, BTreeMap::new());
         if above.is_none() {
-            released = self.release_fresh(now, |removal| !removal.is_edit());
+            released = self.release_fresh(known, now, |removal| !removal.is_edit());
             if !self.fresh.is_empty() {
                 (lost, edits_only) = (self.lost.len(), true);
                 above = self.above(lost, known);
             }
         }
         let Some(of) = above else {
-            released.append(&mut self.release_fresh(now, |_| true));
+            released.append(&mut self.release_fresh(known, now, |_| true));
             return (None, released);
         };
         if self.settings.mode != GuardMode::Hold {
-            released.append(&mut self.release_fresh(now, |_| true));
+            released.append(&mut self.release_fresh(known, now, |_| true));
             // Report the loss once, not again with every key.
             self.forget_all();
             return (Some(GuardEvent::Warned { lost, of }), released);
         }
-        let namespaces = self.namespaces_above(known, of);
+        let namespaces = self.namespaces_above(known, of, edits_only);
         if self.hold.is_some() && namespaces.as_ref().is_some_and(BTreeSet::is_empty) {
-            released.append(&mut self.release_fresh(now, |_| true));
+            released.append(&mut self.release_fresh(known, now, |_| true));
             return (None, released);
         }
         // A hold that concerns more than before is another one: it is approved and ends by itself.
@@ -487,22 +495,21 @@ impl Guard {
         hold.take_in(&mut self.fresh);
         hold.released = lost.saturating_sub(hold.keys.endpoints());
         self.hold = Some(hold);
-        released.append(&mut self.release_fresh(now, |_| true));
+        released.append(&mut self.release_fresh(known, now, |_| true));
         (Some(event), released)
     }
 
     /// Returns the namespaces among those of undecided removals that would lose more than the allowed share of their own
     /// endpoints, if the loss of the Registry, which has `of` endpoints, is within the limit without what they, and unknown
     /// namespaces, would still lose. Otherwise none, for all namespaces.
-    fn namespaces_above(&self, known: &Known<'_>, of: usize) -> Option<BTreeSet<Arc<str>>> {
+    fn namespaces_above(&self, known: &Known<'_>, of: usize, with_edits: bool) -> Option<BTreeSet<Arc<str>>> {
         let mut all = (known.registered)();
         for work in self.lost.iter().filter(|work| !(known.is_registered)(work)) {
             *all.entry(work.tenant().clone()).or_default() += 1;
         }
-        let let_go: HashSet<&Work> = self.let_go.values().map(|(_, work)| work).collect();
-        let fresh = distinct(&self.fresh);
+        let (let_go, fresh) = (self.decided(with_edits), distinct(&self.fresh));
         let mut lost: HashMap<&Arc<str>, usize> = HashMap::new();
-        for work in self.decided_and_fresh() {
+        for work in let_go.union(&fresh) {
             *lost.entry(work.tenant()).or_default() += 1;
         }
         let share = GuardSettings {
@@ -522,22 +529,39 @@ impl Guard {
     }
 
     /// Releases the undecided removals that `is_released` chooses, and counts them.
-    fn release_fresh(&mut self, now: Instant, is_released: impl Fn(&Removal) -> bool) -> BTreeMap<Key, Work> {
+    fn release_fresh(
+        &mut self,
+        known: &Known<'_>,
+        now: Instant,
+        is_released: impl Fn(&Removal) -> bool,
+    ) -> BTreeMap<Key, Work> {
         let released: BTreeMap<Key, Removal> = self.fresh.extract_if(.., |_, removal| is_released(removal)).collect();
         for (key, removal) in &released {
             self.lost.remove(removal);
-            self.count(key, removal.work.clone(), now);
+            // An endpoint that has no keys after an edit is lost like that of a pod that is not ready.
+            let cause = match removal.cause {
+                Cause::Edit if (known.is_desired)(&removal.work) => Cause::Edit,
+                _ => Cause::Pod,
+            };
+            self.count(key, Removal::new(cause, removal.work.clone()), now);
         }
         self.release(released)
     }
 
+    /// Whether the record in etcd is of a hold that this process has not adopted yet.
+    pub(super) fn is_to_resume(&self) -> bool {
+        let record = self.recorded.as_ref().and_then(|recorded| recorded.hold.as_ref());
+        let is_known =
+            |id: &String| self.ended.as_ref() == Some(id) || self.hold.as_ref().is_some_and(|it| it.id == *id);
+        record.is_some_and(|record| !is_known(&record.id))
+    }
+
     /// Adopts the hold that is recorded in etcd, unless it is the current one or the one that ended last.
     fn resume(&mut self, moment: Moment) -> Option<GuardEvent> {
-        let record = self.recorded.as_ref()?.hold.as_ref()?;
-        let is_present = self.hold.as_ref().is_some_and(|hold| hold.id == record.id);
-        if is_present || self.ended.as_ref() == Some(&record.id) {
+        if !self.is_to_resume() {
             return None;
         }
+        let record = self.recorded.as_ref()?.hold.as_ref()?;
         let until = Duration::from_secs(record.until);
         if until.saturating_add(self.settings.hold) < moment.unix {
             // The record is out of date: etcd was restored from a snapshot. It does not apply to the current removals.
@@ -565,15 +589,18 @@ impl Guard {
     }
 
     fn decide_hold(&mut self, now: Instant, approved: Option<&str>) -> (Option<GuardEvent>, BTreeMap<Key, Work>) {
-        let Some(hold) = &mut self.hold else {
-            return (None, BTreeMap::new());
-        };
         // Another process may have released more than this one knows of.
-        let unknown = if hold.adopted && hold.released > 0 {
-            let let_go: HashSet<&Work> = self.let_go.values().map(|(_, work)| work).collect();
-            hold.released.saturating_sub(let_go.len())
+        let released = self
+            .hold
+            .as_ref()
+            .map_or(0, |hold| if hold.adopted { hold.released } else { 0 });
+        let unknown = if released > 0 {
+            released.saturating_sub(self.decided(true).len())
         } else {
             0
+        };
+        let Some(hold) = &mut self.hold else {
+            return (None, BTreeMap::new());
         };
         let above = self.settings.is_above(self.lost.len() + unknown, hold.of);
         hold.recovered = hold.recovered.or(Some(now)).filter(|_| !above);
@@ -599,7 +626,7 @@ impl Guard {
         if why == Release::Resolved {
             // The loss is within the limit again. It counts like any other loss within the limit.
             for (key, removal) in &keys {
-                self.count(key, removal.work.clone(), now);
+                self.count(key, removal.clone(), now);
             }
         } else {
             self.forget_all();
@@ -616,17 +643,17 @@ impl Guard {
     }
 
     /// Counts `key` as lost.
-    fn count(&mut self, key: &Key, work: Work, now: Instant) {
+    fn count(&mut self, key: &Key, removal: Removal, now: Instant) {
         self.forget_loss(key);
-        self.lost.add_released(&work);
-        self.let_go.insert(key.clone(), (now, work));
+        self.lost.add(&removal);
+        self.let_go.insert(key.clone(), (now, removal));
         self.order.push_back((now, key.clone()));
     }
 
     /// Does not count `key` as lost any more.
     fn forget_loss(&mut self, key: &Key) {
-        if let Some((_, work)) = self.let_go.remove(key) {
-            self.lost.remove_released(&work);
+        if let Some((_, removal)) = self.let_go.remove(key) {
+            self.lost.remove(&removal);
         }
     }
 
@@ -645,8 +672,8 @@ impl Guard {
 
     fn forget_all(&mut self) {
         self.at_least = 0;
-        for (_, work) in std::mem::take(&mut self.let_go).into_values() {
-            self.lost.remove_released(&work);
+        for (_, removal) in std::mem::take(&mut self.let_go).into_values() {
+            self.lost.remove(&removal);
         }
         self.order.clear();
     }

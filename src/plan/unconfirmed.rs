@@ -159,7 +159,10 @@ impl Planner {
                     .zip(desired)
                     .is_some_and(|(former, desired)| former.has_endpoints_of(desired)));
         for key in keys {
-            if !(is_same && self.guard.is_edited(&key)) && self.clear_unconfirmed(&key) {
+            let is_edited = is_same && self.guard.is_edited(&key);
+            // Rules took the key while the pod was not ready.
+            let is_taken = || desired.is_some() && self.guard.knows(&key) && self.is_forbidden(&key);
+            if !is_edited && !is_taken() && self.clear_unconfirmed(&key) {
                 self.registrations.mark_changed(registration);
             }
         }
@@ -225,6 +228,11 @@ impl Planner {
         self.decide_endpoints();
         if self.guard.is_starting() && !self.mark_leftovers_unconfirmed() {
             return None;
+        }
+        self.decide_quotas();
+        if self.guard.is_to_resume() {
+            // A standby replica still claims what edits take from pods, and the hold concerns it.
+            self.release_all_previous();
         }
         let (event, released) = self.with_known(|guard, known| guard.decide(known, moment, approved, id));
         for (key, work) in released {
@@ -320,6 +328,12 @@ impl Planner {
                 Work::Pod(registration, pod) => registrations
                     .desired(registration, pod)
                     .is_some_and(|desired| is_registered(registration, pod, desired)),
+                Work::Changed(..) | Work::Key(_) => false,
+            },
+            is_desired: &|work: &Work| match work {
+                Work::Pod(registration, pod) => registrations
+                    .desired(registration, pod)
+                    .is_some_and(|desired| desired.records().next().is_some()),
                 Work::Changed(..) | Work::Key(_) => false,
             },
             registered: &registered,

@@ -58,6 +58,5 @@ async fn who_takes_over_and_has_heard_less_than_its_predecessor_undoes_nothing()
             format!("put {moved}a 10.9.1.1:8080"),
         ]
     );
-    assert_eq!(events[2].revision, events[3].revision, "a pod moves at once");
     second.process().alive()
 }

@@ -12,16 +12,16 @@ use crate::plan::work::Work;
 #[derive(Debug, Default)]
 pub(super) struct Endpoints {
     keys: HashMap<Work, Keys>,
-    /// How many of the endpoints have lost keys, or lose them because of their pods.
+    /// How many of the endpoints lose keys because of their pods.
     by_pods: usize,
 }
 
 /// The lost keys of one endpoint.
 #[derive(Debug, Default)]
 struct Keys {
-    /// Those that are released, or are to be removed because of the pod.
+    /// Those that are lost because of the pod, or that were the last ones.
     by_pod: usize,
-    /// Those that an edit would remove.
+    /// Those that an edit would remove, or has replaced by others.
     by_edit: usize,
 }
 
@@ -30,8 +30,8 @@ impl Endpoints {
         self.keys.len()
     }
 
-    /// Returns how many endpoints have lost keys, or lose them because of their pods: those that would lose keys because
-    /// of edits only do not count.
+    /// Returns how many endpoints lose keys because of their pods, or have lost all: those that edits only would take keys
+    /// from, or have given others, do not count.
     pub fn by_pods(&self) -> usize {
         self.by_pods
     }
@@ -40,45 +40,33 @@ impl Endpoints {
         self.keys.keys()
     }
 
-    /// Adds a key of an endpoint that is undecided or held.
+    /// Adds a key of an endpoint.
     pub fn add(&mut self, removal: &Removal) {
+        let keys = self.keys.entry(removal.work.clone()).or_default();
         match removal.cause {
-            Cause::Pod => self.add_released(&removal.work),
-            Cause::Edit => self.keys.entry(removal.work.clone()).or_default().by_edit += 1,
-        }
-    }
-
-    /// Removes a key of an endpoint that is undecided or held no longer.
-    pub fn remove(&mut self, removal: &Removal) {
-        match removal.cause {
-            Cause::Pod => self.remove_released(&removal.work),
-            Cause::Edit => self.change(&removal.work, |keys| keys.by_edit -= 1),
-        }
-    }
-
-    /// Adds a key of an endpoint that was released.
-    pub fn add_released(&mut self, work: &Work) {
-        let keys = self.keys.entry(work.clone()).or_default();
-        self.by_pods += usize::from(keys.by_pod == 0);
-        keys.by_pod += 1;
-    }
-
-    /// Removes a key of an endpoint that was released.
-    pub fn remove_released(&mut self, work: &Work) {
-        let mut is_last = false;
-        self.change(work, |keys| {
-            keys.by_pod -= 1;
-            is_last = keys.by_pod == 0;
-        });
-        self.by_pods -= usize::from(is_last);
-    }
-
-    fn change(&mut self, work: &Work, change: impl FnOnce(&mut Keys)) {
-        if let Entry::Occupied(mut keys) = self.keys.entry(work.clone()) {
-            change(keys.get_mut());
-            if keys.get().by_pod + keys.get().by_edit == 0 {
-                keys.remove();
+            Cause::Pod => {
+                self.by_pods += usize::from(keys.by_pod == 0);
+                keys.by_pod += 1;
             }
+            Cause::Edit => keys.by_edit += 1,
+        }
+    }
+
+    /// Removes a key of an endpoint.
+    pub fn remove(&mut self, removal: &Removal) {
+        let Entry::Occupied(mut entry) = self.keys.entry(removal.work.clone()) else {
+            return;
+        };
+        let keys = entry.get_mut();
+        match removal.cause {
+            Cause::Pod => {
+                keys.by_pod -= 1;
+                self.by_pods -= usize::from(keys.by_pod == 0);
+            }
+            Cause::Edit => keys.by_edit -= 1,
+        }
+        if keys.by_pod + keys.by_edit == 0 {
+            entry.remove();
         }
     }
 }

@@ -36,6 +36,8 @@ struct Rig {
     holds: usize,
     /// The number of keys that are about to be written.
     to_come: usize,
+    /// Whether edits give the endpoints other keys.
+    is_moved: bool,
     /// How many keys each namespace has, one after the other; without any, no namespace is known.
     namespaces: Vec<(&'static str, usize)>,
 }
@@ -57,6 +59,7 @@ impl Rig {
             approved: None,
             holds: 0,
             to_come: 0,
+            is_moved: false,
             namespaces: Vec::new(),
         }
     }
@@ -132,6 +135,7 @@ impl Rig {
         };
         decide(&Known {
             is_registered: &is_registered,
+            is_desired: &|_| self.is_moved,
             registered: &registered,
             to_come: &|| self.to_come,
         })
@@ -666,4 +670,24 @@ fn successor_goes_on_with_a_hold_of_edits() {
     assert_eq!(rig.carry_out(), (Some(GuardEvent::Resumed), 0));
     assert_eq!(rig.carry_out(), (None, 1));
     assert!(rig.guard.hold().is_some_and(Hold::is_of_edits));
+}
+
+#[test]
+fn edit_within_the_limit_keeps_no_key_of_pods_that_are_not_ready_afterwards() {
+    let mut rig = Rig::of_namespaces(&[("shop", 48), ("bank", 52)]);
+    rig.is_moved = true;
+    rig.mark(Cause::Edit, 0..48);
+    assert_eq!(rig.carry_out(), (None, 48));
+    rig.mark(Cause::Pod, 50..54);
+    assert_eq!(rig.carry_out(), (None, 4));
+    // A further edit counts together with both.
+    rig.mark(Cause::Edit, 60..64);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 0));
+
+    // An edit that takes the last keys counts like pods that are not ready.
+    let mut rig = Rig::of_namespaces(&[("shop", 48), ("bank", 52)]);
+    rig.mark(Cause::Edit, 0..48);
+    assert_eq!(rig.carry_out(), (None, 48));
+    rig.mark(Cause::Pod, 50..54);
+    assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 0));
 }

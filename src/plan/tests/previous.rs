@@ -537,3 +537,39 @@ fn successor_carries_out_the_move_that_was_approved() {
     assert_eq!(rig.planner.hold(), None);
     assert_eq!((below(&rig, "/s/"), below(&rig, "/t/")), (0, PODS_IN_ALL));
 }
+
+#[test]
+fn standby_that_takes_over_carries_out_the_move_that_was_approved() {
+    let (mut rig, now) = (registered(), Instant::now());
+    // Another replica has started before the edit.
+    let leader = std::mem::replace(&mut rig.planner, Planner::new(meta(), 256));
+    rig.etcd.forget_watches();
+    rig.planner.set_guard(guard());
+    rig.planner.set_settings(&reference("orders"), settings(1));
+    for number in 0..PODS_IN_ALL {
+        rig.want("orders", &pod(number), &[&key(number)], "1");
+    }
+    rig.planner.kubernetes_is_complete();
+    rig.listen();
+    rig.planner.look(now);
+    assert!(rig.planner.has_decided_leftovers());
+    let standby = std::mem::replace(&mut rig.planner, leader);
+    rig.etcd.forget_watches();
+    move_some(&mut rig, PODS_IN_ALL);
+    rig.run();
+    assert_eq!(rig.judge_by(now, "first"), Some(GuardEvent::Held));
+    rig.run();
+    rig.approve(now, "first", "second");
+
+    rig.planner = standby;
+    rig.etcd.forget_watches();
+    rig.fence = rig.etcd.elect();
+    move_some(&mut rig, PODS_IN_ALL);
+    rig.planner.becomes_leader();
+    for _ in 0..3 {
+        rig.approve(now, "first", "second");
+        rig.run();
+    }
+    assert_eq!(rig.planner.hold(), None);
+    assert_eq!((below(&rig, "/s/"), below(&rig, "/t/")), (0, PODS_IN_ALL));
+}

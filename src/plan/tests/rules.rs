@@ -200,6 +200,14 @@ fn what_is_held_back_stays_held_when_it_is_forbidden() {
     rig.judge_now();
     assert!(rig.run().is_empty());
     assert_eq!(rig.report("orders").held, 20);
+    // The pods are ready again, and may not have the keys.
+    for pod in &pods {
+        let nothing = PodState::Ready(desired(pod, &[], "1"));
+        rig.planner.set_pod_state(&orders, &pod.as_str().into(), nothing);
+    }
+    rig.judge_now();
+    assert!(rig.run().is_empty());
+    assert_eq!(rig.report("orders").held, 20);
 }
 
 #[test]
