@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::compile::{self, Compiled, Invalid, References, compile};
-use super::worker::guard_terms;
+use super::worker::guard_settings;
 use crate::api::{GuardMode, RegistrySpec, ServiceRegistration};
 use crate::format::RecordFormats;
 use crate::index::{EndpointSlice, Index, NamespaceCache, NamespaceLabels, Node, ObjectCache, Pod, Service};
@@ -167,7 +167,7 @@ struct Part {
 }
 
 /// Returns settings under which every unconfirmed removal is a decision of the guard.
-fn guard_settings(spec: &RegistrySpec) -> GuardSettings {
+fn decide_everything(spec: &RegistrySpec) -> GuardSettings {
     match spec.guard.mode {
         GuardMode::Off => GuardSettings::OFF,
         GuardMode::Warn | GuardMode::Hold => GuardSettings::EVERYTHING,
@@ -190,7 +190,7 @@ pub struct Preview {
 
 /// What the guard would decide about.
 #[derive(Debug, Default)]
-struct Doubts {
+struct UnconfirmedRemovals {
     keys: BTreeSet<Key>,
     /// The endpoints that would lose these keys.
     lost: usize,
@@ -217,7 +217,7 @@ impl Preview {
             now: Instant::now(),
             unix: cluster.at,
         });
-        planner.set_guard(guard_settings(&spec));
+        planner.set_guard(decide_everything(&spec));
         Self {
             planner,
             spec,
@@ -234,7 +234,7 @@ impl Preview {
     /// Changes the spec of the Registry. It applies to the registrations that are added afterwards, also to those that are
     /// added again.
     pub fn reconfigure(&mut self, spec: RegistrySpec) {
-        self.planner.set_guard(guard_settings(&spec));
+        self.planner.set_guard(decide_everything(&spec));
         self.spec = spec;
     }
 
@@ -270,9 +270,9 @@ impl Preview {
             compiled.previous = Some(Box::new(previous));
         }
         let verdict = compiled.submit(&self.spec, &self.tenants);
-        let terms = compiled.terms(&self.spec);
-        let mut scopes: BTreeSet<Prefix> = terms.prefixes.iter().cloned().collect();
-        self.planner.set_settings(&reference, terms);
+        let settings = compiled.settings(&self.spec);
+        let mut scopes: BTreeSet<Prefix> = settings.prefixes.iter().cloned().collect();
+        self.planner.set_settings(&reference, settings);
         self.planner.set_quota(&reference.namespace, verdict.quota);
         self.planner.forbid(&reference, verdict.forbidden);
         if let Some(former) = self.parts.get(&reference)
@@ -325,18 +325,18 @@ impl Preview {
     /// `wanted`.
     pub fn outcomes(mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
         self.planner.kubernetes_is_complete();
-        let mut doubts = Doubts::default();
+        let mut unconfirmed = UnconfirmedRemovals::default();
         let mut written: BTreeMap<Key, Option<Value>> = BTreeMap::new();
         let mut next_lease = i64::MAX;
-        self.approve(&mut doubts);
+        self.approve(&mut unconfirmed);
         // What the newest spec replaces is in doubt only once its keys can be written.
         loop {
             self.carry_out(&mut written, &mut next_lease);
-            if !self.approve(&mut doubts) {
+            if !self.approve(&mut unconfirmed) {
                 break;
             }
         }
-        let held = self.held_back(doubts);
+        let held = self.held_back(unconfirmed);
         let outcome = |registration| self.outcome(registration, &written, &held);
         wanted.iter().filter_map(outcome).collect()
     }
@@ -369,9 +369,9 @@ impl Preview {
         }
     }
 
-    /// Approves the removals that are unconfirmed, so that the plan continues, and adds them to `doubts`. Returns whether
+    /// Approves the removals that are unconfirmed, so that the plan continues, and adds them to `unconfirmed`. Returns whether
     /// there were any.
-    fn approve(&mut self, doubts: &mut Doubts) -> bool {
+    fn approve(&mut self, unconfirmed: &mut UnconfirmedRemovals) -> bool {
         // The guard uses only the time between two moments, and here is only one.
         let moment = Moment {
             now: Instant::now(),
@@ -381,20 +381,20 @@ impl Preview {
         let Some(hold) = self.planner.hold() else {
             return false;
         };
-        doubts.keys.extend(hold.keys().cloned());
-        doubts.lost += hold.lost;
-        doubts.of = doubts.of.max(hold.of);
+        unconfirmed.keys.extend(hold.keys().cloned());
+        unconfirmed.lost += hold.lost;
+        unconfirmed.of = unconfirmed.of.max(hold.of);
         let id = hold.id.clone();
         self.planner.decide_removals(moment, Some(&id), String::new);
         true
     }
 
     /// Returns the keys that the guard would hold back.
-    fn held_back(&self, doubts: Doubts) -> BTreeSet<Key> {
-        let settings = guard_terms(&self.spec.guard);
-        let of = doubts.of + self.endpoints_of_others;
-        let is_held = settings.mode == GuardMode::Hold && settings.is_above(doubts.lost, of);
-        if is_held { doubts.keys } else { BTreeSet::new() }
+    fn held_back(&self, unconfirmed: UnconfirmedRemovals) -> BTreeSet<Key> {
+        let settings = guard_settings(&self.spec.guard);
+        let of = unconfirmed.of + self.endpoints_of_others;
+        let is_held = settings.mode == GuardMode::Hold && settings.is_above(unconfirmed.lost, of);
+        if is_held { unconfirmed.keys } else { BTreeSet::new() }
     }
 
     fn outcome(

@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_rejected_for_its_content_differs_from_one_that_may_work_later() {
+    fn content_rejections_are_distinguished_from_retryable_errors() {
         for (code, message) in [
             (3, "etcdserver: request is too large"),
             (3, "etcdserver: too many operations in txn request"),

@@ -11,8 +11,7 @@ use super::release::{LONG, ROLLOUT, Release, TTL};
 use super::support::{plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
 #[tokio::test]
-async fn a_release_is_installed_upgraded_rolled_back_and_removed_and_consumers_see_nothing_until_its_keys_lapse()
--> Result<()> {
+async fn release_lifecycle_is_invisible_to_consumers_until_keys_expire() -> Result<()> {
     let _turn = TURN.lock().await;
     let bed = shared().await?;
     bed.apply_crds().await?;

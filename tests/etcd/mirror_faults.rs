@@ -9,7 +9,7 @@ use crate::common::{SOON, connect, delete, one, put, start};
 use crate::view::View;
 
 #[tokio::test]
-async fn a_restart_of_etcd_interrupts_the_view_which_is_then_built_anew() {
+async fn etcd_restart_interrupts_the_view_and_rebuilds_it() {
     let (cluster, connection) = one().await;
     put(&cluster, "/a/1", "x", LeaseId::NONE).await;
     let mut view = View::start(&connection, ["/a", "/b"]);
@@ -67,7 +67,7 @@ async fn a_member_that_hangs_is_left_for_another_one() {
 }
 
 #[tokio::test]
-async fn what_was_compacted_away_while_the_member_was_down_is_found_in_the_snapshot() {
+async fn changes_compacted_while_the_member_was_down_are_in_the_snapshot() {
     let cluster = start(3).await;
     // Knows one member only, so that the mirror is interrupted while the others accept writes.
     let connection = connect(cluster.endpoints()[..1].to_vec()).await;
@@ -93,7 +93,7 @@ async fn what_was_compacted_away_while_the_member_was_down_is_found_in_the_snaps
 }
 
 #[tokio::test]
-async fn a_view_that_fell_behind_a_compaction_is_built_anew() {
+async fn view_behind_a_compaction_is_rebuilt() {
     let (cluster, connection) = one().await;
     let mut view = View::with_room(&connection, ["/a"], 1);
     view.until_milestones("snapshot /a/ complete ").await;
@@ -136,7 +136,7 @@ impl Replaceable {
 }
 
 #[tokio::test]
-async fn an_etcd_with_a_shorter_history_is_told_as_restored() {
+async fn etcd_with_a_shorter_history_is_reported_as_restored() {
     let etcd = Replaceable::start().await;
     let connection = connect(etcd.cluster.endpoints()).await;
     for _ in 0..5 {

@@ -12,7 +12,7 @@ use crate::support::pod;
 const OUTAGE: Duration = Duration::from_mins(1);
 
 #[tokio::test]
-async fn p6_an_etcd_that_was_down_for_long_has_all_changes_at_once_and_those_only() -> Result<()> {
+async fn p6_etcd_after_a_long_outage_gets_all_changes_at_once_and_no_others() -> Result<()> {
     let scene = Scene::of("p6", 1, 15).await?;
     let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
     let before = scene.wait(&["a", "b", "c"]).await;

@@ -8,7 +8,7 @@ use crate::Scene;
 use crate::support::wait_count;
 
 #[tokio::test]
-async fn keys_that_lapsed_while_the_only_operator_was_paused_are_back_as_soon_as_it_is() -> Result<()> {
+async fn keys_expired_while_the_only_operator_was_paused_return_with_it() -> Result<()> {
     let scene = Scene::of("paused", 1, 5).await?;
     scene.operator.stop()?;
     // As promised: nobody renews them. Our own records and the leadership go too.

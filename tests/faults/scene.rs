@@ -114,9 +114,9 @@ impl Scene {
     /// Waits until the Registry says so.
     pub async fn wait_registry(&self, status: &str, reason: &str) -> Result<()> {
         let wanted = (status.to_owned(), reason.to_owned());
-        let told = |object: &serde_json::Value| condition(object, "Connected") == wanted;
+        let reported = |object: &serde_json::Value| condition(object, "Connected") == wanted;
         let registry = (API, "Registry", "default");
-        self.turn.bed.objects().wait(registry, told, SOON).await.map(drop)
+        self.turn.bed.objects().wait(registry, reported, SOON).await.map(drop)
     }
 
     /// Waits until the metric says so.
@@ -124,7 +124,7 @@ impl Scene {
         let wanted = Some(f64::from(u8::from(connected)));
         until("leasehold_connected to say so", SOON, || async {
             match self.operator.metric("leasehold_connected").await {
-                Ok(told) if told == wanted => Ok(()),
+                Ok(reported) if reported == wanted => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         })

@@ -9,7 +9,7 @@ use crate::Scene;
 use crate::support::{pod, registration, wait_in_sync, wait_keys};
 
 #[tokio::test]
-async fn leases_revoked_under_us_are_made_good_at_once_and_no_other_key_is_touched() -> Result<()> {
+async fn revoked_leases_are_replaced_at_once_and_no_other_key_is_touched() -> Result<()> {
     let scene = Scene::of("revoked", 1, 30).await?;
     let namespace = &scene.turn.namespace;
     // Another TTL, hence another lease.
@@ -54,7 +54,7 @@ async fn leases_revoked_under_us_are_made_good_at_once_and_no_other_key_is_touch
 }
 
 #[tokio::test]
-async fn bookkeeping_that_somebody_removes_is_made_good_and_costs_no_key() -> Result<()> {
+async fn removed_bookkeeping_is_restored_and_loses_no_key() -> Result<()> {
     let scene = Scene::of("records", 1, 5).await?;
     let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
     let mut client = etcd.client().await?;

@@ -9,7 +9,7 @@ pub struct Try {
     /// The apiserver had taken it.
     pub taken: Instant,
     /// The control had heard of it.
-    pub heard: Instant,
+    pub observed: Instant,
     /// The operator's key had changed.
     pub operator: Instant,
     /// The control's key had changed.
@@ -50,7 +50,7 @@ pub struct Numbers {
     /// From the news to the control's key.
     pub control: Times,
     /// From the apiserver's answer to the news.
-    pub news: Times,
+    pub delivery: Times,
 }
 
 impl Numbers {
@@ -65,9 +65,9 @@ impl Numbers {
         };
         Self {
             ready_to_key: between(|one| one.taken, |one| one.operator),
-            operator: between(|one| one.heard, |one| one.operator),
-            control: between(|one| one.heard, |one| one.control),
-            news: between(|one| one.taken, |one| one.heard),
+            operator: between(|one| one.observed, |one| one.operator),
+            control: between(|one| one.observed, |one| one.control),
+            delivery: between(|one| one.taken, |one| one.observed),
         }
     }
 }
@@ -75,7 +75,7 @@ impl Numbers {
 impl fmt::Display for Numbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  apiserver -> key of the operator  {}", self.ready_to_key)?;
-        writeln!(f, "  apiserver -> news                 {}", self.news)?;
+        writeln!(f, "  apiserver -> news                 {}", self.delivery)?;
         writeln!(f, "  news -> key of the operator       {}", self.operator)?;
         write!(f, "  news -> key of the control        {}", self.control)
     }

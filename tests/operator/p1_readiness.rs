@@ -100,7 +100,7 @@ async fn p1_a_pod_that_leaves_the_selector_loses_its_key() -> Result<()> {
 }
 
 #[tokio::test]
-async fn p1_a_pod_whose_address_changes_has_its_value_replaced_in_one_event() -> Result<()> {
+async fn p1_changed_pod_address_replaces_the_value_in_one_event() -> Result<()> {
     let (namespace, prefix) = orders("p1-address").await?;
     let etcd = bed().await.registry();
     let history = History::watch(etcd, &prefix, 0).await?;

@@ -8,7 +8,7 @@ use crate::support::{SOON, operator, pod, registration, wait_in_sync, wait_keys}
 use crate::{Turn, wait_leader};
 
 #[tokio::test]
-async fn who_takes_over_and_has_heard_less_than_its_predecessor_undoes_nothing() -> Result<()> {
+async fn new_leader_behind_its_predecessor_undoes_nothing() -> Result<()> {
     let turn = Turn::take("behind", 1, 30).await?;
     turn.register(&["orders"]).await?;
     turn.namespace.create_pod(&pod("a", "orders").ip("10.9.1.1")).await?;
@@ -47,9 +47,9 @@ async fn who_takes_over_and_has_heard_less_than_its_predecessor_undoes_nothing()
     wait_in_sync(turn.namespace.objects(), "orders", 2).await;
 
     let events = history.settled().await?;
-    let told: Vec<String> = events.iter().map(ToString::to_string).collect();
+    let reported: Vec<String> = events.iter().map(ToString::to_string).collect();
     assert_eq!(
-        told,
+        reported,
         [
             format!("put {plain}b 10.9.1.2:8080"),
             format!("delete {plain}a"),

@@ -51,7 +51,7 @@ async fn a_deaf_leader_yields_to_a_standby_that_follows_kubernetes() -> Result<(
 }
 
 #[tokio::test]
-async fn a_deaf_standby_that_had_to_lead_yields_to_the_first_that_follows_kubernetes() -> Result<()> {
+async fn stale_standby_that_had_to_lead_yields_to_the_first_fresh_candidate() -> Result<()> {
     let turn = Turn::take("deaf-standby", 1, 30).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(2).await?;

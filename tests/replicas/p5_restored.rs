@@ -11,7 +11,7 @@ use crate::{Turn, bring_back_apiserver};
 const CHANGES: u32 = 2000;
 
 #[tokio::test]
-async fn p5_an_apiserver_restored_from_an_old_backup_costs_no_key_and_is_followed_from_there() -> Result<()> {
+async fn p5_apiserver_restored_from_a_backup_loses_no_key_and_is_followed() -> Result<()> {
     let turn = Turn::take("p5-restored", 1, 60).await?;
     turn.register(&["orders"]).await?;
     for name in ["a", "b", "c"] {
@@ -55,8 +55,8 @@ async fn p5_an_apiserver_restored_from_an_old_backup_costs_no_key_and_is_followe
     let events: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
     assert_eq!(events, [format!("delete {orders}d"), format!("delete {orders}b")]);
     let pods = json!({"selected": 3, "ready": 2, "registered": 2});
-    let told = |object: &serde_json::Value| object["status"]["pods"] == pods;
+    let reported = |object: &serde_json::Value| object["status"]["pods"] == pods;
     let registration = (crate::support::API, "ServiceRegistration", "orders");
-    turn.namespace.objects().wait(registration, told, SOON).await?;
+    turn.namespace.objects().wait(registration, reported, SOON).await?;
     operator.process().alive()
 }

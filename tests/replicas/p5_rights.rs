@@ -41,12 +41,13 @@ async fn wait_watches(turn: &Turn, status: &str, reason: &str) -> Result<()> {
         status.to_owned(),
         if status == "True" { "Connected" } else { reason }.to_owned(),
     );
-    let told = |object: &Value| condition(object, "WatchesHealthy") == wanted && condition(object, "Ready") == ready;
-    turn.bed.objects().wait(registry, told, SOON).await.map(drop)
+    let reported =
+        |object: &Value| condition(object, "WatchesHealthy") == wanted && condition(object, "Ready") == ready;
+    turn.bed.objects().wait(registry, reported, SOON).await.map(drop)
 }
 
 #[tokio::test]
-async fn p5_the_right_to_see_pods_withdrawn_costs_no_key_and_is_told_until_it_is_given_back() -> Result<()> {
+async fn p5_withdrawn_pod_access_loses_no_key_and_is_reported_until_restored() -> Result<()> {
     let turn = Turn::take("p5-rights", 1, 15).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(3).await?;

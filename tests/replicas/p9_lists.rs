@@ -50,7 +50,7 @@ impl Lists {
         Ok((lists, operator))
     }
 
-    fn list_anew(&self, named: usize) {
+    fn list_again(&self, named: usize) {
         self.named.store(named, Ordering::SeqCst);
         self.gone.store(1, Ordering::SeqCst);
     }
@@ -81,7 +81,7 @@ async fn held_until_named_again(name: &str, named: usize) -> Result<()> {
     let (pods, operator) = Lists::start(&turn, name, "/api/v1/pods?").await?;
     let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
 
-    pods.list_anew(named);
+    pods.list_again(named);
     wait_condition(
         turn.namespace.objects(),
         "orders",
@@ -99,7 +99,7 @@ async fn held_until_named_again(name: &str, named: usize) -> Result<()> {
     .await?;
     history.assert_silent().await;
 
-    pods.list_anew(ALL);
+    pods.list_again(ALL);
     wait_condition(
         turn.namespace.objects(),
         "orders",
@@ -138,7 +138,7 @@ async fn p9_a_list_that_names_no_registry_costs_no_key() -> Result<()> {
     let path = "/apis/leasehold.dev/v1alpha1/registries?";
     let (registries, operator) = Lists::start(&turn, "p9-no-registry", path).await?;
     let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
-    registries.list_anew(0);
+    registries.list_again(0);
     until("a list without the Registry", SOON, || async {
         let count = registries.shortened.load(Ordering::SeqCst);
         (count > 0).then_some(()).ok_or("there was none yet".to_owned())

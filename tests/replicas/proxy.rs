@@ -100,11 +100,16 @@ fn refusal(status: StatusCode) -> Response {
     } else {
         "InternalError"
     };
-    let told = json!({
+    let reported = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": "made up by the test", "reason": reason, "code": status.as_u16(),
     });
-    (status, [(header::CONTENT_TYPE, "application/json")], told.to_string()).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/json")],
+        reported.to_string(),
+    )
+        .into_response()
 }
 
 /// A list of the first objects only, which says that there are no more.

@@ -12,7 +12,7 @@ const TTL: u32 = 10;
 const NEWER: &str = r#"{"v":2,"life":"10s"}"#;
 
 #[tokio::test]
-async fn the_leases_of_a_newer_release_are_renewed_their_keys_stay_and_pods_that_go_leave() -> Result<()> {
+async fn leases_of_newer_release_are_renewed_and_unready_pods_are_removed() -> Result<()> {
     let turn = Turn::take("newer", 1, TTL).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(3).await?;

@@ -21,7 +21,7 @@ impl Signals {
     }
 
     /// Waits for one.
-    pub async fn heard(&mut self) {
+    pub async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
@@ -29,10 +29,10 @@ impl Signals {
     }
 
     /// Does some work and drops it, with all that it started, when a signal is heard.
-    pub async fn unless_heard<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn unless_signalled<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             done = work => done,
-            () = self.heard() => Err(Error::Interrupted),
+            () = self.received() => Err(Error::Interrupted),
         }
     }
 }

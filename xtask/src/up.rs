@@ -40,7 +40,7 @@ pub struct Options {
 /// Starts everything, says where it is, and ends it on SIGINT or SIGTERM.
 pub async fn run(options: &Options) -> Result<()> {
     let mut signals = Signals::listen()?;
-    match Box::pin(signals.unless_heard(stay(options))).await {
+    match Box::pin(signals.unless_signalled(stay(options))).await {
         // That is how it is meant to end.
         Err(Error::Interrupted) => {
             eprintln!("ended");

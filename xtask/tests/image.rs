@@ -13,8 +13,8 @@ fn image(to: &Path, arguments: &[&str]) {
     let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
     xtask.arg("image").args(arguments).arg("--output").arg(to);
     let output = xtask.output().expect("xtask runs");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{xtask:?}: {told}");
+    let reported = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{xtask:?}: {reported}");
 }
 
 fn read(path: &Path) -> Vec<u8> {
@@ -35,8 +35,8 @@ async fn the_operator_runs_from_an_image_that_is_the_same_every_time() -> Result
     let bytes = read(&program);
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
     let place = place.display().to_string();
-    let told = bytes.windows(place.len()).any(|window| window == place.as_bytes());
-    assert!(!told, "the program names {place}");
+    let reported = bytes.windows(place.len()).any(|window| window == place.as_bytes());
+    assert!(!reported, "the program names {place}");
     let bill = read(&unpacked.root().join("usr/share/doc/leasehold/sbom.cdx.json"));
     assert_eq!(bill, read(&folder.path().join("first.cdx.json")));
     let bill: Value = serde_json::from_slice(&bill).expect("JSON");

@@ -186,9 +186,9 @@ impl BackendHealth {
     pub fn too_old(&self) -> Option<Trouble> {
         let version = self.version.as_deref()?;
         let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
-        let told = (parts.next()?, parts.next()?);
+        let reported = (parts.next()?, parts.next()?);
         let (major, minor) = OLDEST;
-        (told < OLDEST).then(|| Trouble {
+        (reported < OLDEST).then(|| Trouble {
             reason: "UnsupportedVersion",
             message: format!("etcd {version} is too old, so nothing is written to it: use {major}.{minor} or newer"),
             is_access: false,
@@ -238,64 +238,60 @@ mod tests {
     }
 
     #[test]
-    fn a_short_silence_means_nothing_and_a_long_one_is_told_with_its_cause() {
+    fn short_silence_is_unsure_and_long_silence_is_reported_with_cause() {
         let start = Instant::now();
-        let mut standing = BackendHealth::new(start);
-        standing.view_is_live(start);
-        assert_eq!(standing.link(start), Connectivity::Up);
-        standing.view_is_lost(start);
-        assert_eq!(standing.link(start + GRACE / 2), Connectivity::Unsure);
-        assert_eq!(standing.changes_at(start), Some(start + GRACE));
-        standing.answered(Ok(status("3.6.15", false)), start);
-        let Connectivity::Down(trouble) = standing.link(start + GRACE) else {
+        let mut state = BackendHealth::new(start);
+        state.view_is_live(start);
+        assert_eq!(state.link(start), Connectivity::Up);
+        state.view_is_lost(start);
+        assert_eq!(state.link(start + GRACE / 2), Connectivity::Unsure);
+        assert_eq!(state.changes_at(start), Some(start + GRACE));
+        state.answered(Ok(status("3.6.15", false)), start);
+        let Connectivity::Down(trouble) = state.link(start + GRACE) else {
             panic!("not reported");
         };
         assert_eq!(trouble.reason, "NoLeader");
         assert_eq!(
-            standing.ask_at(),
+            state.ask_at(),
             Some(start + ASK_AGAIN),
             "the status is requested until it recovers"
         );
     }
 
     #[test]
-    fn the_same_trouble_in_other_words_is_told_in_the_first_ones() {
+    fn same_trouble_in_other_words_keeps_its_first_message() {
         let start = Instant::now();
-        let mut standing = BackendHealth::new(start);
+        let mut state = BackendHealth::new(start);
         let timeout = |after| etcd::Error::Timeout {
             endpoints: "e".to_owned(),
             call: "status",
             after,
         };
-        standing.answered(Err(timeout(Duration::from_secs(5))), start);
-        let told = standing.link(start + GRACE);
-        standing.answered(Err(timeout(Duration::from_millis(4999))), start);
-        assert_eq!(standing.link(start + GRACE), told);
-        standing.answered(Ok(status("3.6.15", false)), start);
-        assert_ne!(standing.link(start + GRACE), told);
+        state.answered(Err(timeout(Duration::from_secs(5))), start);
+        let reported = state.link(start + GRACE);
+        state.answered(Err(timeout(Duration::from_millis(4999))), start);
+        assert_eq!(state.link(start + GRACE), reported);
+        state.answered(Ok(status("3.6.15", false)), start);
+        assert_ne!(state.link(start + GRACE), reported);
     }
 
     #[test]
-    fn a_full_database_is_known_until_it_says_otherwise_and_is_asked_for_more_often() {
+    fn full_database_is_reported_until_cleared_and_polled_more_often() {
         let now = Instant::now();
-        let mut standing = BackendHealth::new(now);
-        standing.view_is_live(now);
+        let mut state = BackendHealth::new(now);
+        state.view_is_live(now);
         let full = etcd::Status {
             is_full: true,
             ..status("3.6.15", true)
         };
-        standing.answered(Ok(full), now);
-        assert_eq!(standing.full().map(|trouble| trouble.reason), Some("NoSpace"));
-        assert_eq!(standing.ask_at(), Some(now + ASK_AGAIN));
+        state.answered(Ok(full), now);
+        assert_eq!(state.full().map(|trouble| trouble.reason), Some("NoSpace"));
+        assert_eq!(state.ask_at(), Some(now + ASK_AGAIN));
+        assert_eq!(state.link(now), Connectivity::Up, "keys are read, watched and deleted");
+        state.answered(Ok(status("3.6.15", true)), now);
+        assert_eq!(state.full(), None);
         assert_eq!(
-            standing.link(now),
-            Connectivity::Up,
-            "keys are read, watched and deleted"
-        );
-        standing.answered(Ok(status("3.6.15", true)), now);
-        assert_eq!(standing.full(), None);
-        assert_eq!(
-            standing.ask_at(),
+            state.ask_at(),
             Some(now + LOOK),
             "only the status shows a full database"
         );
@@ -304,28 +300,28 @@ mod tests {
     #[test]
     fn a_corrupt_etcd_is_known_until_the_alarm_is_disarmed() {
         let now = Instant::now();
-        let mut standing = BackendHealth::new(now);
-        standing.view_is_live(now);
+        let mut state = BackendHealth::new(now);
+        state.view_is_live(now);
         let corrupt = etcd::Status {
             is_corrupt: true,
             ..status("3.6.15", true)
         };
-        standing.answered(Ok(corrupt), now);
-        assert_eq!(standing.full().map(|trouble| trouble.reason), Some("Corrupt"));
-        standing.answered(Ok(status("3.6.15", true)), now);
-        assert_eq!(standing.full(), None);
+        state.answered(Ok(corrupt), now);
+        assert_eq!(state.full().map(|trouble| trouble.reason), Some("Corrupt"));
+        state.answered(Ok(status("3.6.15", true)), now);
+        assert_eq!(state.full(), None);
     }
 
     #[test]
-    fn an_etcd_that_is_too_old_is_told_even_while_it_answers() {
+    fn unsupported_etcd_version_is_reported_although_it_answers() {
         let now = Instant::now();
-        let mut standing = BackendHealth::new(now);
-        standing.view_is_live(now);
-        standing.answered(Ok(status("3.3.27", true)), now);
-        assert!(matches!(standing.link(now), Connectivity::Down(trouble) if trouble.reason == "UnsupportedVersion"));
+        let mut state = BackendHealth::new(now);
+        state.view_is_live(now);
+        state.answered(Ok(status("3.3.27", true)), now);
+        assert!(matches!(state.link(now), Connectivity::Down(trouble) if trouble.reason == "UnsupportedVersion"));
         for version in ["3.4.0", "3.7.2-rc.0", "4.0.0", "unknown"] {
-            standing.answered(Ok(status(version, true)), now);
-            assert_eq!(standing.link(now), Connectivity::Up, "{version}");
+            state.answered(Ok(status(version, true)), now);
+            assert_eq!(state.link(now), Connectivity::Up, "{version}");
         }
     }
 }

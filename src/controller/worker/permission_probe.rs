@@ -28,14 +28,14 @@ pub(super) fn is_allowed(answer: etcd::Result<()>) -> etcd::Result<bool> {
     }
 }
 
-/// Returns which of `suspects` may not be written, and to which of `leases` no key may be attached. Each lease comes
+/// Returns which of `candidates` may not be written, and to which of `leases` no key may be attached. Each lease comes
 /// with a bookkeeping key to try.
 pub(super) async fn find(
     connection: &Connection,
-    suspects: Vec<ProbeCandidate>,
+    candidates: Vec<ProbeCandidate>,
     leases: Vec<(LeaseId, Key)>,
 ) -> etcd::Result<Found> {
-    let scopes = stream::iter(suspects).map(|ProbeCandidate { prefix, keys }| async move {
+    let scopes = stream::iter(candidates).map(|ProbeCandidate { prefix, keys }| async move {
         let key = denied_key(connection, keys).await?;
         Ok::<_, etcd::Error>(key.map(|key| (prefix, key)))
     });
@@ -74,7 +74,7 @@ async fn denied_key(connection: &Connection, mut keys: Vec<Key>) -> etcd::Result
 
 /// Extends the `known` lease groups by those of `scopes`: for each, the widest enclosing prefix that may be written as
 /// a whole, or itself.
-pub(super) async fn domains(
+pub(super) async fn lease_groups(
     connection: &Connection,
     scopes: BTreeSet<Prefix>,
     known: LeaseGroups,

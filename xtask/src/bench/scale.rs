@@ -68,7 +68,7 @@ pub async fn run(scene: &Scene, options: &Options, report: &mut Report) -> Resul
     );
     report.time(
         "the same, until a client hears of it that only watches the pod",
-        &alone.heard,
+        &alone.observed,
         None,
     );
     report.time("the same, from then to the key", &alone.after, None);

@@ -97,9 +97,9 @@ pub async fn run(options: &Options) -> Result<()> {
         operators: options.operators.into(),
         terms: terms(),
     };
-    let scene = signals.unless_heard(Box::pin(Scene::set(config))).await?;
+    let scene = signals.unless_signalled(Box::pin(Scene::set(config))).await?;
     let lasting = Duration::from_secs_f64(options.minutes * 60.0);
-    let played = signals.unless_heard(Box::pin(play(&scene, seed, lasting))).await;
+    let played = signals.unless_signalled(Box::pin(play(&scene, seed, lasting))).await;
     if let Err(error @ (Error::Bed(_) | Error::Kube(_) | Error::Io { .. })) = &played {
         // Not the operator's fault maybe, but somebody will want to know.
         report::keep(&scene.record(), &scene.logs(), &kept(seed))?;

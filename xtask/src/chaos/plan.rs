@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_fault_comes_before_any_comes_again_and_those_at_once_befall_different_parts() {
+    fn each_fault_kind_comes_before_repeats_and_pairs_hit_different_parts() {
         for seed in 0..50 {
             let mut seen = Vec::new();
             for round in Rounds::new(seed) {

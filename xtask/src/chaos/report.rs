@@ -96,8 +96,8 @@ pub fn stories(record: &Record, violations: &[Violation]) -> String {
     let counts: Vec<_> = by_kind.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let _ = writeln!(text, "{} violations: {}", violations.len(), counts.join(", "));
     // The first of each kind: one cause often has many effects.
-    let mut told = BTreeSet::new();
-    for violation in violations.iter().filter(|violation| told.insert(violation.kind)) {
+    let mut reported = BTreeSet::new();
+    for violation in violations.iter().filter(|violation| reported.insert(violation.kind)) {
         let _ = write!(text, "\n{}", story(record, &wishes, violation));
     }
     text
@@ -203,7 +203,7 @@ mod tests {
     };
 
     #[test]
-    fn a_story_tells_of_the_key_and_of_what_was_broken_around_it_and_of_nothing_else() {
+    fn violation_report_shows_only_its_key_and_nearby_faults() {
         let at = Duration::from_secs;
         let key = "/services/shop/orders/a";
         let event = |key: &str| Event {

@@ -184,11 +184,11 @@ impl Scene<'_> {
         let plane = self.stage.bed.control_plane();
         plane.create_node(name, "zone-0").await?;
         plane.wait_node(name).await?;
-        let told = json!({
+        let reported = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
             "status": {"addresses": [{"type": "InternalIP", "address": address}]},
         });
-        self.stage.bed.objects().merge_status(told).await?;
+        self.stage.bed.objects().merge_status(reported).await?;
         Ok(())
     }
 

@@ -99,8 +99,8 @@ impl Scene {
         let manifest = registration(NAME, "default", &["Plain"]);
         let begin = Instant::now();
         let words = ["apply", "--namespace", NAMESPACE, "--filename", "-"];
-        let told = self.kubectl(story, &words, &manifest.to_string()).await?;
-        story.show(&told);
+        let reported = self.kubectl(story, &words, &manifest.to_string()).await?;
+        story.show(&reported);
         let keys = self.wait_keys(3).await?;
         let took = begin.elapsed().as_secs_f64();
         story.show(&listed(&keys));
@@ -111,19 +111,19 @@ impl Scene {
         let object = ("leasehold.dev/v1alpha1", "ServiceRegistration", NAME);
         let all = |object: &serde_json::Value| object["status"]["pods"]["registered"] == 3;
         self.shop.objects().wait(object, all, PATIENCE).await?;
-        let told = self
+        let reported = self
             .kubectl(story, &["get", "svcreg", "--namespace", NAMESPACE, "-o", "wide"], "")
             .await?;
-        story.show(&told);
+        story.show(&reported);
         Ok(())
     }
 
     async fn uninstall(&self, story: &mut Story) -> Result<()> {
         story.step("helm uninstall: the keys go when their leases do");
         let words = ["uninstall", "leasehold", "--namespace", HOME, "--wait"];
-        let told = self.helm(story, &words).await?;
+        let reported = self.helm(story, &words).await?;
         let begin = Instant::now();
-        story.show(&told);
+        story.show(&reported);
         let left = self.bed.registry().dump(PREFIX).await?.len();
         story.show(&format!("{left} keys are there when the last replica has ended"));
         self.wait_keys(0).await?;

@@ -45,27 +45,27 @@ pub struct Options {
 pub async fn run(options: &Options) -> Result<()> {
     let mut signals = Signals::listen()?;
     if options.helm {
-        return signals.unless_heard(Box::pin(helm::run())).await;
+        return signals.unless_signalled(Box::pin(helm::run())).await;
     }
     if options.addresses {
-        return signals.unless_heard(Box::pin(addresses::run())).await;
+        return signals.unless_signalled(Box::pin(addresses::run())).await;
     }
     let begin = Instant::now();
     let stage = signals
-        .unless_heard(Stage::set(&StageConfig {
+        .unless_signalled(Stage::set(&StageConfig {
             etcd_version: EtcdVersion::default(),
             etcd_members: 1,
             operators: 1,
             registry_ttl: 30,
         }))
         .await?;
-    let told = signals.unless_heard(tell(&stage, begin)).await;
-    if let Err(Error::Broken(_) | Error::Bed(_) | Error::Kube(_)) = &told {
+    let reported = signals.unless_signalled(tour(&stage, begin)).await;
+    if let Err(Error::Broken(_) | Error::Bed(_) | Error::Kube(_)) = &reported {
         eprintln!("\nthe end of the operator's log:\n{}", stage.operators[0].log_tail());
     }
-    told?;
+    reported?;
     if options.keep {
-        match signals.unless_heard(stay(&stage)).await {
+        match signals.unless_signalled(stay(&stage)).await {
             // That is how it is meant to end.
             Err(Error::Interrupted) => {}
             other => return other,
@@ -74,7 +74,7 @@ pub async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn tell(stage: &Stage, begin: Instant) -> Result<()> {
+async fn tour(stage: &Stage, begin: Instant) -> Result<()> {
     let mut story = Story::default();
     let shop = Shop::open(stage).await?;
     // Boxed because clients' futures are large, and each step holds several.

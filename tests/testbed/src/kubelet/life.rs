@@ -31,8 +31,8 @@ pub(super) async fn live(context: Arc<Context>, pod: Pod, mut wanted: watch::Rec
         Ok(process) => {
             let seen = wanted.clone();
             tokio::select! {
-                () = run(&context, &pod, &address, &process, seen) => told(&mut wanted).await,
-                () = told(&mut wanted) => {}
+                () = run(&context, &pod, &address, &process, seen) => reported(&mut wanted).await,
+                () = reported(&mut wanted) => {}
             }
             end(&pod, &process).await;
         }
@@ -46,15 +46,15 @@ pub(super) async fn live(context: Arc<Context>, pod: Pod, mut wanted: watch::Rec
                 restarts: 0,
                 state: State::Waiting(&why),
             };
-            status::tell(&context, &pod, &status).await;
-            told(&mut wanted).await;
+            status::report(&context, &pod, &status).await;
+            reported(&mut wanted).await;
         }
     }
     status::forget(&context, &pod).await;
 }
 
 /// Waits until the pod is to end. A kubelet that goes away ends everything too.
-async fn told(wanted: &mut watch::Receiver<Wanted>) {
+async fn reported(wanted: &mut watch::Receiver<Wanted>) {
     let _ = wanted.wait_for(|wanted| wanted.ends).await;
 }
 
@@ -99,11 +99,11 @@ async fn run(context: &Context, pod: &Pod, address: &str, process: &Process, wan
         Ok(questions) => questions,
         Err(error) => {
             let why = error.to_string();
-            return status::tell(context, pod, &status(false, 0, State::Waiting(&why))).await;
+            return status::report(context, pod, &status(false, 0, State::Waiting(&why))).await;
         }
     };
     for restarts in 0.. {
-        status::tell(context, pod, &status(readiness.is_none(), restarts, State::Running)).await;
+        status::report(context, pod, &status(readiness.is_none(), restarts, State::Running)).await;
         let follow = async {
             let mut gates = Gates::new(pod, wanted.clone());
             let mut ready = readiness.is_none();
@@ -120,7 +120,7 @@ async fn run(context: &Context, pod: &Pod, address: &str, process: &Process, wan
                     () = gates.change(context) => {}
                 }
                 gates.ready(ready);
-                status::tell(context, pod, &status(ready, restarts, State::Running)).await;
+                status::report(context, pod, &status(ready, restarts, State::Running)).await;
             }
         };
         let dead = async {
@@ -145,13 +145,13 @@ async fn run(context: &Context, pod: &Pod, address: &str, process: &Process, wan
             _ => true,
         };
         if !again {
-            return status::tell(context, pod, &status(false, restarts, State::Ended(code))).await;
+            return status::report(context, pod, &status(false, restarts, State::Ended(code))).await;
         }
-        status::tell(context, pod, &status(false, restarts, State::Running)).await;
+        status::report(context, pod, &status(false, restarts, State::Running)).await;
         tokio::time::sleep(PAUSE).await;
         if let Err(error) = process.restart().await {
             let why = error.to_string();
-            return status::tell(context, pod, &status(false, restarts, State::Waiting(&why))).await;
+            return status::report(context, pod, &status(false, restarts, State::Waiting(&why))).await;
         }
     }
 }

@@ -11,8 +11,8 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
     for (key, touches) in &scene.touches {
         for touch in touches {
             let why = match (&touch.before, &touch.after) {
-                (Holder::Stranger, Holder::Ours { .. }) => format!("{} was written over it", named(&touch.after)),
-                (Holder::Stranger, Holder::Nobody) if !was_stranger(scene, key, touch) => {
+                (Holder::Foreign, Holder::Ours { .. }) => format!("{} was written over it", named(&touch.after)),
+                (Holder::Foreign, Holder::Absent) if !was_stranger(scene, key, touch) => {
                     "it was deleted, and not by the stranger".to_owned()
                 }
                 _ => continue,

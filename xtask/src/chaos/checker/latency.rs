@@ -69,19 +69,19 @@ fn follow(scene: &Scene<'_>, key: &str, wished: Option<&str>, span: Span) -> Opt
     let done = touches.iter().position(|touch| {
         let after = match &touch.after {
             Holder::Ours { value, .. } => Some(value.as_str()),
-            Holder::Nobody => None,
-            Holder::Stranger => return false,
+            Holder::Absent => None,
+            Holder::Foreign => return false,
         };
         // The operator may have heard of it before we have.
         touch.at + lag >= span.from && touch.at <= span.to && after == wished
     })?;
     // Nobody is slow who has to wait for the stranger.
     let meanwhile = touches[..done].iter().rev();
-    let in_the_way = |touch: &&Touch| touch.after == Holder::Stranger || touch.before == Holder::Stranger;
+    let in_the_way = |touch: &&Touch| touch.after == Holder::Foreign || touch.before == Holder::Foreign;
     if meanwhile
         .take_while(|touch| touch.at + lag >= span.from)
         .any(|touch| in_the_way(&touch))
-        || touches[done].before == Holder::Stranger
+        || touches[done].before == Holder::Foreign
     {
         return None;
     }

@@ -16,7 +16,7 @@ const SLACK: Duration = Duration::from_millis(100);
 /// Why a write of a key is too early, if it registers a pod that should have waited by each state of the pod and the
 /// registration that can explain the write, by one who knew what the pod was at `known`.
 pub fn too_early(scene: &Scene<'_>, key: &str, touch: &Touch, within: Span, known: Moment) -> Option<String> {
-    let (Holder::Ours { value, .. }, Holder::Nobody | Holder::Stranger) = (&touch.after, &touch.before) else {
+    let (Holder::Ours { value, .. }, Holder::Absent | Holder::Foreign) = (&touch.after, &touch.before) else {
         return None;
     };
     let name = wishes::named(key);

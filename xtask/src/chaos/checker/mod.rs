@@ -252,8 +252,8 @@ fn during(span: Span) -> String {
 /// What a holder is called.
 fn named(holder: &Holder) -> &str {
     match holder {
-        Holder::Nobody => "not there",
+        Holder::Absent => "not there",
         Holder::Ours { value, .. } => value,
-        Holder::Stranger => "the stranger's",
+        Holder::Foreign => "the stranger's",
     }
 }

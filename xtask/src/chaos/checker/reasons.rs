@@ -23,7 +23,7 @@ pub fn judge(scene: &Scene<'_>, verdict: &mut Verdict) {
         };
         for touch in touches {
             // What the stranger did with a free key or its own.
-            if touch.after == Holder::Stranger || touch.before == Holder::Stranger && touch.after == Holder::Nobody {
+            if touch.after == Holder::Foreign || touch.before == Holder::Foreign && touch.after == Holder::Absent {
                 continue;
             }
             match history.judge(touch) {
@@ -73,7 +73,7 @@ impl History<'_> {
         }
         let value = match &touch.after {
             Holder::Ours { value, .. } => Some(value.as_str()),
-            Holder::Nobody | Holder::Stranger => None,
+            Holder::Absent | Holder::Foreign => None,
         };
         if let (Holder::Ours { value: before, .. }, Some(value)) = (&touch.before, value)
             && before == value
