@@ -5,6 +5,7 @@
 //! event. New keys of different [`LeaseGroup`](super::lease_groups::LeaseGroup)s are never put on one lease; keys that
 //! already share a lease stay there.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -55,6 +56,8 @@ pub struct LeasePool {
     key_count: usize,
     /// Keys on leases that are not known to be ours (yet): a key may be observed before the record of its lease.
     foreign: HashMap<LeaseId, HashSet<Key>>,
+    /// Keys that are being written to leases which are not known to be ours (again): etcd was restored meanwhile.
+    pending: HashMap<LeaseId, Vec<Key>>,
     changed: bool,
 }
 
@@ -72,6 +75,7 @@ impl LeasePool {
             offered: BTreeSet::new(),
             key_count: 0,
             foreign: HashMap::new(),
+            pending: HashMap::new(),
             changed: true,
         }
     }
@@ -123,8 +127,9 @@ impl LeasePool {
         std::mem::take(&mut self.changed).then(|| self.known.iter().map(|(id, lease)| (*id, lease.ttl)).collect())
     }
 
-    /// Forgets every lease: etcd's history has been replaced.
-    pub fn clear(&mut self) {
+    /// Forgets every lease: etcd's history has been replaced. Writes `in_flight` may still arrive in the new history. Their
+    /// leases keep room for them once they are recorded again, so that they take no keys of other lease groups.
+    pub fn clear(&mut self, in_flight: impl Iterator<Item = (Key, LeaseId)>) {
         self.known.clear();
         self.roomy.clear();
         self.fresh.clear();
@@ -133,6 +138,10 @@ impl LeasePool {
         self.offered.clear();
         self.key_count = 0;
         self.foreign.clear();
+        self.pending.clear();
+        for (key, lease) in in_flight {
+            self.pending.entry(lease).or_default().push(key);
+        }
         self.changed = true;
     }
 
@@ -204,6 +213,9 @@ impl LeasePool {
         self.key_count += known.keys.len() - before;
         concerned.extend(ours);
         self.update_use(lease);
+        for key in self.pending.remove(&lease).unwrap_or_default() {
+            self.reserve_for(lease, &key);
+        }
         self.reindex(lease);
         concerned
     }
@@ -283,6 +295,12 @@ impl LeasePool {
             known.reserved = known.reserved.saturating_sub(count);
             self.vacate(lease);
             self.reindex(lease);
+        } else if let Entry::Occupied(mut pending) = self.pending.entry(lease) {
+            let rest = pending.get().len().saturating_sub(count);
+            pending.get_mut().truncate(rest);
+            if rest == 0 {
+                pending.remove();
+            }
         }
     }
 

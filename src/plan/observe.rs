@@ -140,7 +140,7 @@ impl Planner {
     }
 
     fn forget(&mut self) {
-        self.leases.clear();
+        self.leases.clear(self.transactions.reserved());
         self.prefixes.forget_lists();
         self.quotas.mark_all_undecided();
         self.guard.forget_record();

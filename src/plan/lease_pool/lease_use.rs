@@ -110,6 +110,14 @@ impl LeasePool {
         Some(chosen)
     }
 
+    /// Reserves room on a known lease for `key`, which is being written to it.
+    pub(super) fn reserve_for(&mut self, id: LeaseId, key: &Key) {
+        let Some(lease) = self.known.get_mut(&id) else { return };
+        lease.reserved += 1;
+        let lease_use = lease.usage.with(self.groups.of(key));
+        self.set_use(id, lease_use);
+    }
+
     pub(in crate::plan) fn lease_use(&self, lease: LeaseId) -> Option<&LeaseUse> {
         self.known.get(&lease).map(|known| &known.usage)
     }

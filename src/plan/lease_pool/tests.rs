@@ -1,6 +1,7 @@
 //! Which lease takes a key, and which lease is dropped.
 
 use super::*;
+use crate::model::Prefix;
 use crate::plan::LeaseGroup;
 
 const A: LeaseId = LeaseId(0xa);
@@ -202,7 +203,7 @@ fn renewals_are_reported_only_when_they_change() {
     assert_eq!(leases.take_changed_renewals(), None);
     assert_eq!(leases.gone(A), [Key::from("1")]);
     assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::from([(B, 30)])));
-    leases.clear();
+    leases.clear(std::iter::empty());
     assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::new()));
 }
 
@@ -222,7 +223,7 @@ fn keys_are_counted_on_our_leases_only_and_each_once() {
     assert_eq!(leases.key_count(), 4);
     leases.gone(A);
     assert_eq!(leases.key_count(), 2);
-    leases.clear();
+    leases.clear(std::iter::empty());
     assert_eq!(leases.key_count(), 0);
 }
 
@@ -234,6 +235,31 @@ fn a_lease_that_is_gone_is_asked_for_no_record() {
     leases.mark_unconfirmed(A);
     leases.gone(A);
     assert_eq!(leases.unrecorded(10), [(LeaseId(0xc), 30, Expect::Absent)]);
-    leases.clear();
+    leases.clear(std::iter::empty());
     assert_eq!((leases.fresh(), leases.unrecorded(10).len()), (0, 0));
+}
+
+#[test]
+fn lease_of_a_write_in_flight_over_a_restore_takes_no_other_lease_group() {
+    let mut groups = LeaseGroups::default();
+    for folder in ["/s/", "/t/"] {
+        groups.add(Prefix::below(folder));
+    }
+    let group = |key: &str| groups.of(key).expect("the group is known");
+    let mut leases = LeasePool::new(2);
+    leases.set_groups(groups.clone());
+    leases.granted(A, 30);
+    leases.recorded(A, Some(30), 5);
+    assert_eq!(leases.reserve((30, &group("/s/a")), 1, None), Some(A));
+    leases.clear([("/s/a".into(), A)].into_iter());
+    leases.recorded(A, Some(30), 3);
+    assert_eq!(leases.reserve((30, &group("/t/a")), 1, None), None);
+    assert_eq!(leases.reserve((30, &group("/s/b")), 1, None), Some(A));
+    leases.release(A, 2);
+    assert_eq!(leases.reserve((30, &group("/t/a")), 1, None), Some(A));
+    // A write that ended before its lease was recorded again leaves nothing behind.
+    leases.clear([("/t/a".into(), A)].into_iter());
+    leases.release(A, 1);
+    leases.recorded(A, Some(30), 3);
+    assert_eq!(leases.reserve((30, &group("/s/a")), 2, None), Some(A));
 }
