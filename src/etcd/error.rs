@@ -238,6 +238,11 @@ impl Error {
         )
     }
 
+    /// Whether etcd has compacted the requested revision away.
+    pub(super) fn is_compacted(&self) -> bool {
+        matches!(self, Self::Other { code: code::OUT_OF_RANGE, message, .. } if message.contains("compacted"))
+    }
+
     /// Whether the member that was asked knows no leader of its cluster.
     pub fn is_no_leader(&self) -> bool {
         matches!(self, Self::Unreachable { cause, .. } if cause.contains("no leader"))
