@@ -1,4 +1,4 @@
-//! A certificate that ends soon: told before etcd lets nobody in any more.
+//! A certificate that expires soon: the operator reports it before etcd refuses the connection.
 
 use serde_json::json;
 use testbed::{Authority, Result, Validity, until};

@@ -437,7 +437,7 @@ async fn revoked_permission_is_reported_and_writes_resume_when_granted() -> Resu
     wait_keys(&etcd, &prefix, &["a", "b"]).await;
     wait_in_sync(namespace.objects(), "orders", 2).await;
 
-    // Without its own bookkeeping it can do nothing for anybody.
+    // Without access to its own records, the operator can write no key at all.
     etcd.revoke_prefix("leasehold", "/leasehold/").await?;
     namespace.create_pod(&pod("c", "orders")).await?;
     let reported = scene.wait("rights", "Connected", "False", "PermissionDenied").await;

@@ -1,4 +1,4 @@
-//! An edit must not empty a service, nor take what others have, whoever leads.
+//! An edit must not empty a service or take keys of other owners, whichever replica leads.
 
 use std::time::Duration;
 

@@ -153,7 +153,7 @@ async fn p10_revoked_permission_removes_no_keys_of_others() -> Result<()> {
 
         let history = History::watch(&etcd, "/open/orders/", 0).await?;
         etcd.revoke_prefix(USER, "/other/").await?;
-        // Nobody touches them: only renewing their lease is denied, until it lapses.
+        // The operator does not delete them: etcd denies the renewals of their lease until it expires.
         wait_granted(&etcd, "/other/carts/", &[]).await?;
         assert_denied(&namespace, "carts", "below /other/carts/").await;
         history.assert_silent().await;

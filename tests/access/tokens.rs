@@ -1,4 +1,4 @@
-//! Tokens that expire, or that a change of any user makes worthless: nobody notices.
+//! Tokens that expire, or that a change of any user invalidates: keys keep their leases, and no warning is logged.
 
 use std::time::{Duration, Instant};
 

@@ -51,7 +51,7 @@ async fn release_lifecycle_is_invisible_to_consumers_until_keys_expire() -> Resu
     let third = release.pods(2).await?;
     assert!(third.iter().all(|pod| !second.contains(pod)), "{second:?} -> {third:?}");
     release.leader(&third).await?;
-    // Whoever leads now does its work: what it writes comes after whatever it did to the first key.
+    // The new leader writes this key after anything that it does to the first one: a single event proves silence.
     namespace.create_pod(&pod("b", "orders")).await?;
     wait_keys(&etcd, &prefix, &["a", "b"]).await;
     let events = history.wait_for(|events| !events.is_empty(), LONG).await?;

@@ -55,7 +55,7 @@ async fn purge_removes_only_own_keys_and_not_while_an_operator_leads() -> Result
         wait_keys(&etcd, &plain_prefix(namespace, "orders"), &["a"]).await;
         wait_in_sync(namespace.objects(), "orders", 1).await;
     }
-    // Somebody else's, beside ours and on no lease; and one of ours that somebody took over.
+    // A foreign key without a lease, beside those of the operator: `purge` must not remove it.
     let prefix = plain_prefix(&ours, "orders");
     let mut client = etcd.client().await?;
     let foreign = format!("{prefix}stranger");

@@ -1,4 +1,4 @@
-//! Who may read the metrics where not everybody may, by a real apiserver and real tokens.
+//! Access to the metrics where it is restricted, checked with a real apiserver and real tokens.
 
 use std::path::PathBuf;
 

@@ -61,7 +61,7 @@ async fn namespaced_roles_serve_the_listed_namespaces_and_the_list_may_change() 
     let first = release.pods(2).await?;
     let leader = release.leader(&first).await?;
 
-    // All pods are replaced: another one leads, and all of them have begun anew.
+    // All pods are replaced: another replica leads, and none has a cache from before.
     let history = History::watch(&etcd, "/services/", 0).await?;
     release.apply("upgrade", &[&two, "podAnnotations.again=yes"]).await;
     let second = release.pods(2).await?;
@@ -74,7 +74,7 @@ async fn namespaced_roles_serve_the_listed_namespaces_and_the_list_may_change() 
     let untold = other.objects().get(API, "ServiceRegistration", "orders").await?;
     assert_eq!(untold.expect("it is there")["status"], Value::Null);
 
-    // A namespace that is not watched any more has no keys any more, and nobody else loses any.
+    // A namespace that is no longer watched loses its keys. No other namespace loses any.
     let one = format!("watchNamespaces={{{}}}", shop.name());
     release.apply("upgrade", &[&one]).await;
     wait_keys(&etcd, &prefix(bank), &[]).await;
@@ -158,7 +158,7 @@ async fn missing_namespace_blocks_no_other_and_is_served_once_it_has_a_role() ->
         "{missing:?}"
     );
 
-    // Now it is there, and nobody may look into it: that is told, and the other one goes on.
+    // The namespace exists now, but the operator may not read it. It reports that and serves the other namespace.
     let later = bed.namespace_named(&later).await?;
     let informed = async |status: &str, reason: &str| {
         let wanted = (status.to_owned(), reason.to_owned());
@@ -193,8 +193,7 @@ async fn missing_namespace_blocks_no_other_and_is_served_once_it_has_a_role() ->
     delete_registry(bed, "chart-later").await
 }
 
-/// Nobody may look into `dark` any more when another one comes to lead: what is there stays, and the other namespace is
-/// served.
+/// A standby replica takes over while it may not read `dark`: the keys there stay, and it serves the other namespace.
 async fn is_taken_over_in_part(
     operators: [Operator; 2],
     etcd: &EtcdCluster,

@@ -1,4 +1,4 @@
-//! One running consumer, and what it has been told.
+//! One running consumer, and the addresses that it has received.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl Consumer {
         self.process.while_alive(printed).await
     }
 
-    /// Every set of addresses its client library has told it, in order.
+    /// Every set of addresses that its client library has reported, in order.
     pub fn views(&self) -> Vec<Vec<String>> {
         let reported = self.reported();
         let views = reported.iter().filter_map(|line| line["addresses"].as_array());

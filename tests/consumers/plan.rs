@@ -56,7 +56,7 @@ async fn a_plan_says_beforehand_what_the_operator_then_does() -> Result<()> {
     for (name, ip) in [("a", "10.9.7.1"), ("b", "10.9.7.2")] {
         turn.namespace.create_pod(&pod(name, "orders").ip(ip)).await?;
     }
-    // Of a pod that is taken by somebody else, and of nobody's concern.
+    // One foreign key where the operator would write that of a pod, and one that concerns no pod.
     let mut etcd = turn.etcd.client().await?;
     for name in ["b", "vm-1"] {
         let put = etcd.put(format!("{prefix}{name}"), "somebody else's", None).await;

@@ -1,4 +1,4 @@
-//! A database that is full: etcd takes no more until it is compacted, defragmented and told so.
+//! A database that is full: etcd refuses writes until it is compacted and defragmented and its alarm is disarmed.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::{SOON, message, pod, registration, wait_condition, wait_in_s
 
 const TTL: u32 = 5;
 const QUOTA: &str = "--quota-backend-bytes=8388608";
-/// Somebody else's, who fills it.
+/// The keys of a foreign client that fills the database.
 const JUNK: &str = "/junk";
 
 /// Fills it until etcd raises the alarm.

@@ -23,7 +23,7 @@ async fn p6_etcd_after_a_long_outage_gets_all_changes_at_once_and_no_others() ->
     scene.wait_trouble("Unreachable").await?;
     sleep(OUTAGE / 2).await;
     namespace.create_pod(&pod("d", "orders")).await?;
-    // There and gone again: nobody outside ever hears of it.
+    // Unready and ready again within the outage: consumers must see no event of this key.
     namespace.set_ready("b", false).await?;
     sleep(OUTAGE.saturating_sub(down.elapsed())).await;
     namespace.set_ready("b", true).await?;

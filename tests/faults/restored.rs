@@ -51,7 +51,7 @@ async fn etcd_restored_as_another_cluster_is_served_by_the_current_process() -> 
     let folder = testbed::Folder::new("snapshot")?;
     let snapshot = folder.path().join("snapshot.db");
     etcd.save(&snapshot).await?;
-    // The leader key in the snapshot is that of a process that is no more, on a session that nobody renews.
+    // The leader key in the snapshot belongs to a process that has ended, on a session that no process renews.
     scene.operator.restart().await?;
     scene.operator.wait_ready(SOON).await?;
     namespace.set_ready("a", false).await?;

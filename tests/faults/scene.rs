@@ -90,7 +90,7 @@ impl Scene {
         self.wait_converged(Instant::now(), &["a", "b", "c"]).await.map(drop)
     }
 
-    /// Waits until all that can be told of trouble is told: the Registry with this reason.
+    /// Waits until the Registry, the registration and the metrics report the trouble, the Registry with this reason.
     pub async fn wait_trouble(&self, reason: &str) -> Result<()> {
         self.wait_registry("False", reason).await?;
         wait_condition(
@@ -104,7 +104,7 @@ impl Scene {
         self.wait_connected(false).await
     }
 
-    /// Waits until nothing is told of trouble, and that so many pods are registered.
+    /// Waits until none of them reports trouble and the registration reports this number of registered pods.
     pub async fn wait_well(&self, pods: u32) -> Result<()> {
         self.wait_registry("True", "Connected").await?;
         wait_in_sync(self.turn.namespace.objects(), "orders", pods).await;

@@ -1,4 +1,4 @@
-//! Somebody else's hands on what is ours: leases revoked, bookkeeping removed, keys overwritten.
+//! A foreign client that changes the operator's data: leases revoked, records removed, keys overwritten.
 
 use std::time::Instant;
 
@@ -62,7 +62,7 @@ async fn removed_bookkeeping_is_restored_and_loses_no_key() -> Result<()> {
     for key in records.keys().filter(|key| key.contains("/leases/")) {
         client.delete(key.as_str(), None).await.expect("etcd takes it");
     }
-    // Longer than the TTL: keys on a lease that nobody renews would be gone.
+    // Longer than the TTL: keys on a lease that is not renewed would be gone.
     tokio::time::sleep(std::time::Duration::from_secs(8)).await;
     scene.wait(&["a", "b", "c"]).await;
     // A stranger overwrites a key, which takes it off our lease.

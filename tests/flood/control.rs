@@ -74,7 +74,7 @@ impl Control {
         Self { observed, end, thread }
     }
 
-    /// When the pod was next heard to be ready, or no longer so.
+    /// When the control next observes that the pod is ready, or no longer ready.
     pub async fn observed(&mut self) -> Instant {
         self.observed.recv().await.expect("the control works")
     }

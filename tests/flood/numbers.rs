@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 pub struct Try {
     /// The apiserver had taken it.
     pub taken: Instant,
-    /// The control had heard of it.
+    /// The control had observed it.
     pub observed: Instant,
     /// The operator's key had changed.
     pub operator: Instant,
@@ -45,11 +45,11 @@ impl fmt::Display for Times {
 pub struct Numbers {
     /// From the apiserver's answer to the operator's key.
     pub ready_to_key: Times,
-    /// From the news, as the control heard it, to the operator's key.
+    /// From the event, when the control observes it, to the operator's key.
     pub operator: Times,
-    /// From the news to the control's key.
+    /// From the event to the control's key.
     pub control: Times,
-    /// From the apiserver's answer to the news.
+    /// From the apiserver's answer to the event.
     pub delivery: Times,
 }
 

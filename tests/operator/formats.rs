@@ -103,7 +103,7 @@ async fn a_named_port_is_looked_up_in_each_pod() -> Result<()> {
     Ok(())
 }
 
-/// Every format, each in its own place below names that nobody else uses.
+/// Every format, each below a prefix of its own that no other test uses.
 fn everything(service: &str) -> Value {
     json!({
         "serviceName": service,
@@ -129,8 +129,8 @@ fn everything(service: &str) -> Value {
     })
 }
 
-/// The number under which Traefik finds the server of a pod: FNV-1a of namespace, pod, port and what is told beside
-/// the address.
+/// The number under which Traefik finds the server of a pod: FNV-1a of namespace, pod, port and the fields beside the
+/// address.
 fn server(namespace: &str, pod: &str, port: &str, fields: &str) -> u64 {
     let text = format!("{namespace}\0{pod}\0{port}\0{fields}\0");
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {

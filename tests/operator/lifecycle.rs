@@ -198,7 +198,7 @@ async fn a_registry_says_that_it_is_connected_and_to_what() -> Result<()> {
 #[tokio::test]
 async fn unreachable_registry_is_reported_by_it_and_its_registrations() -> Result<()> {
     let bed = bed().await;
-    // Reserved, so that nobody listens there.
+    // Reserved, so that no server listens there.
     let port = testbed::process::Port::reserve()?;
     bed.create_registry("nobody-there", &[port.http()], 30).await?;
     let namespace = bed.namespace("nobody-there").await?;

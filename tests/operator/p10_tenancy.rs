@@ -98,7 +98,7 @@ fn rule(name: &str, labels: &Value, prefixes: &[&str]) -> Value {
     json!({"name": name, "namespaceSelector": {"matchLabels": labels}, "prefixes": prefixes})
 }
 
-/// Waits until a registration is told that it may not do all that it asks for, in these words among others.
+/// Waits until a registration reports `AccessDenied` in a message that contains these words.
 async fn wait_denied(objects: &Objects, name: &str, words: &[&str]) {
     let reported = |object: &Value| {
         let reported = message(object, "Accepted");
@@ -342,7 +342,7 @@ async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Resul
         tenant.apply(ruled.registration(service, &json!({}))).await?;
         let reason = if service == "zebra" { "InSync" } else { "QuotaExceeded" };
         wait_reported(tenant.objects(), service, reason, wait).await;
-        // Ages are told in seconds.
+        // Creation times have a resolution of one second, and the older registration has precedence.
         let object = tenant
             .objects()
             .get(API, "ServiceRegistration", service)
@@ -414,7 +414,7 @@ async fn latencies(
 #[tokio::test]
 async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     const TRIES: usize = 30;
-    // So slow that what is measured is who waits for whom, and not how busy this machine is.
+    // Slow enough that the times show whether one tenant waits for another, and not how busy this machine is.
     let slow = json!({"keysPerSecond": 200});
     let all = json!([{"name": "all", "namespaceSelector": {}}]);
     let ruled = Ruled::limited("p10-flood", &all, "Off", slow).await?;
@@ -438,8 +438,8 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     for first in (0..1000).step_by(20) {
         futures::future::try_join_all((first..first + 20).map(apply)).await?;
     }
-    // Each pod comes or goes before what the one before has brought about is done: there are always hundreds of keys
-    // to write, and seconds to wait for whoever would have to wait for them all.
+    // Each change comes before the keys of the previous one are written: hundreds of keys are always waiting, and a
+    // tenant that had to wait for all of them would wait for seconds.
     let storm = async {
         for round in 0.. {
             let seen = flooding.events().len();

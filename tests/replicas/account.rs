@@ -1,4 +1,4 @@
-//! Who the operator of these tests is: nobody that may more than what the chart gives it.
+//! The account of the operator in these tests: it has no rights beyond those of the chart.
 
 use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use testbed::Result;
 use crate::Turn;
 use crate::support::{SOON, operator};
 
-/// Asks the apiserver, as whoever an operator is, and returns the status of the answer.
+/// Sends a review to the apiserver with the operator's account, and returns the status of the answer.
 async fn ask(client: &kube::Client, group: &str, kind: &str, spec: Value) -> Value {
     let review = json!({"apiVersion": format!("{group}.k8s.io/v1"), "kind": kind, "spec": spec});
     let path = format!("/apis/{group}.k8s.io/v1/{}s", kind.to_lowercase());

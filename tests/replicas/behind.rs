@@ -1,4 +1,4 @@
-//! A standby that hears of Kubernetes later than the leader does, and takes over before it has heard.
+//! A standby replica that receives events of Kubernetes later than the leader, and takes over before it has them.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn new_leader_behind_its_predecessor_undoes_nothing() -> Result<()> {
     wait_keys(&turn.etcd, &plain, &["a"]).await;
     let history = History::watch(&turn.etcd, "/services/", 0).await?;
 
-    // The second one hears of all that follows seconds later than the first one.
+    // The second replica receives all events that follow seconds later than the first one.
     link.slow(Duration::from_secs(4)).await?;
     turn.namespace.create_pod(&pod("b", "orders").ip("10.9.1.2")).await?;
     wait_keys(&turn.etcd, &plain, &["a", "b"]).await;
@@ -40,7 +40,7 @@ async fn new_leader_behind_its_predecessor_undoes_nothing() -> Result<()> {
     wait_keys(&turn.etcd, moved, &["b"]).await;
     first.terminate()?;
     wait_leader(&turn, "operator-1", SOON).await?;
-    // When it has heard, it goes on.
+    // The new leader writes when it has received the events.
     turn.namespace.set_ready("a", true).await?;
     wait_keys(&turn.etcd, moved, &["a", "b"]).await;
     link.heal().await?;

@@ -63,7 +63,7 @@ async fn stale_standby_that_had_to_lead_yields_to_the_first_fresh_candidate() ->
     deaf.wait_ready(SOON).await?;
     way.cut().await;
     wait_unready(&deaf, "view of Kubernetes is stale", YIELDS).await?;
-    // Nobody follows Kubernetes any more: better one that is deaf than none, for it renews what it granted.
+    // No other replica is left. A leader with a stale view is better than none, because it renews the leases.
     leader.kill().await?;
     wait_leader(&turn, "operator-1", SOON).await?;
     turn.namespace.scale("orders", 3).await?;

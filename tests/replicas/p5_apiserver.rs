@@ -178,7 +178,7 @@ async fn definitions_that_are_removed_take_their_keys_along_and_bring_them_back(
     turn.register(&["orders"]).await?;
     wait_count(&turn.etcd, "/services/", 3, SOON).await;
 
-    // The Registry is really deleted: nobody is to write to its etcd any more, so its keys go with their TTL.
+    // The Registry is really deleted: the operator may not write to its etcd any more, so the keys expire.
     remove_definition(&turn, "registries").await?;
     wait_count(&turn.etcd, "/services/", 0, Duration::from_secs(u64::from(TTL)) + SOON).await;
     turn.bed.apply_crds().await?;

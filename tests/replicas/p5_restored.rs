@@ -1,5 +1,5 @@
-//! P5, for an apiserver that is put back to an earlier state: its counting begins anew from there, and a watch from what
-//! was the present would wait in silence.
+//! P5, for an apiserver that is restored to an earlier state: its resource versions continue from there. A watch from
+//! the last version that the operator has seen would receive no event until they pass that version.
 
 use serde_json::json;
 use testbed::{Folder, History, Result};
@@ -35,7 +35,7 @@ async fn p5_apiserver_restored_from_a_backup_loses_no_key_and_is_followed() -> R
             .await
             .expect("etcd takes it");
     }
-    // The operator's watch has heard of them.
+    // Keys that follow prove that the operator's watch is past those resource versions.
     turn.namespace.set_ready("a", false).await?;
     wait_keys(&turn.etcd, &orders, &["b", "c", "d"]).await;
     turn.namespace.set_ready("a", true).await?;

@@ -18,8 +18,8 @@ async fn grant(turn: &Turn, rules: &[Value]) -> Result<()> {
     turn.bed.objects().apply(role).await.map(drop)
 }
 
-/// Waits until the view of pods is told as outdated, or not. A right is checked when a watch begins, which is once a
-/// minute.
+/// Waits until the operator reports its view of pods as stale, or as current. The apiserver checks a right only when a
+/// watch begins, which is once a minute.
 async fn wait_stale(operator: &Operator, stale: bool) -> Result<()> {
     until("the view of pods to be told so", Duration::from_mins(2), || async {
         let metrics = operator.metrics().await.map_err(|error| error.to_string())?;

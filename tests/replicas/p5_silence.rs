@@ -1,4 +1,4 @@
-//! P5, for an apiserver that is not heard of any more, though nobody hung up: keys stay, and the silence is noticed.
+//! P5, for an apiserver that sends nothing while its connections stay open: keys stay, and the silence is noticed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -71,7 +71,7 @@ async fn lose_all(turn: &Turn) -> Result<usize> {
     Ok(kept)
 }
 
-/// The id of the hold that the Registry tells of.
+/// The id of the hold that the Registry reports.
 async fn hold_id(turn: &Turn) -> Result<String> {
     let registry = (API, "Registry", "default");
     let held = |object: &Value| condition(object, "RemovalsHeld").1 == "LossAboveLimit";

@@ -1,4 +1,4 @@
-//! P9, for a list that names too few: nobody has said that the objects it leaves out are gone.
+//! P9, for a list that names too few objects: absence from a list alone does not prove that an object is deleted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::proxy::{Meddle, between};
 use crate::support::{API, SOON, registration, wait_condition, wait_count, wait_events, wait_in_sync};
 
 const PODS: u32 = 20;
-/// Lists are told as they are.
+/// Lists are passed on unchanged.
 const ALL: usize = usize::MAX;
 
 /// What the apiserver says of the objects of a kind.
@@ -23,7 +23,7 @@ struct Lists {
     path: &'static str,
     /// How many of them a list names.
     named: AtomicUsize,
-    /// How many watches are refused yet: who is refused lists anew.
+    /// How many watches are still refused: a client lists again when its watch is refused.
     gone: AtomicUsize,
     /// How many lists have named too few.
     shortened: AtomicUsize,

@@ -24,7 +24,7 @@ pub enum Meddle {
     Ask(String),
     /// It is answered with this instead.
     Refuse(StatusCode),
-    /// It is passed on, and of the list that comes back only so many objects are told, as if that were all.
+    /// It is passed on, and the list that comes back is cut to this number of objects, as if it were complete.
     Only(usize),
 }
 

@@ -24,7 +24,7 @@ async fn changes_missed_while_stopped_are_applied_and_nothing_else() -> Result<(
     let history = History::watch(&turn.etcd, "/services/", 0).await?;
     turn.namespace.set_ready("a", false).await?;
     turn.namespace.create_pod(&pod("d", "orders").ip("10.9.4.1")).await?;
-    // Nobody watches where its keys lie any more.
+    // After that, no registration leads the operator to the prefix of these keys.
     turn.namespace
         .objects()
         .delete(API, "ServiceRegistration", "payments")

@@ -51,7 +51,7 @@ pub fn pod(name: &str, app: &str) -> NewPod {
     NewPod::new(name).label("app", app).port("grpc", 8080)
 }
 
-/// Where Plain registers a service unless told otherwise.
+/// The default prefix of a service in the format Plain.
 pub fn plain_prefix(namespace: &Namespace, service: &str) -> String {
     format!("/services/{}/{service}/", namespace.name())
 }
@@ -138,8 +138,8 @@ pub fn is_reported(object: &Value, registered: u32, ready: u32) -> bool {
     (&pods["registered"], &pods["ready"]) == (&json!(registered), &json!(ready))
 }
 
-/// Waits until a registration's Synced has this reason, and so many of so many ready pods are registered: what is told
-/// of the first pods may have the same reason.
+/// Waits until a registration's Synced has this reason, and so many of so many ready pods are registered. An earlier
+/// report on fewer pods may have the same reason.
 pub async fn wait_reported(objects: &Objects, name: &str, reason: &str, (registered, ready): (u32, u32)) {
     let reported = |object: &Value| condition(object, "Synced").1 == reason && is_reported(object, registered, ready);
     let found = objects.wait((API, "ServiceRegistration", name), reported, SOON).await;
@@ -191,7 +191,7 @@ pub async fn wait_unready(operator: &Operator, words: &str, patience: Duration) 
 }
 
 /// Checks that at every revision of `history` as many pods have a record somewhere as have one at its beginning, where
-/// these keys end so. A pod's name is the last segment of its keys; keys of the value `foreign` are somebody else's.
+/// these keys end so. A pod's name is the last segment of its keys; keys of the value `foreign` do not count.
 pub async fn assert_never_fewer(history: &History, beginning: &[&str], foreign: &str) -> testbed::Result<()> {
     let name = |key: &str| key.rsplit('/').next().unwrap_or_default().to_owned();
     let mut held: std::collections::BTreeSet<(String, String)> = std::collections::BTreeSet::new();

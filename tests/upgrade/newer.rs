@@ -38,7 +38,7 @@ async fn leases_of_newer_release_are_renewed_and_unready_pods_are_removed() -> R
 
     let after = operator(turn.bed, "operator-1");
     after.wait_ready(SOON).await?;
-    // Longer than any lease lives that nobody renews.
+    // Longer than a lease lasts that is not renewed.
     tokio::time::sleep(Duration::from_secs(u64::from(TTL) + 5)).await;
     history.assert_silent().await;
     assert_eq!(turn.etcd.dump(&turn.plain("orders")).await?, keys);

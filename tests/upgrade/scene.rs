@@ -43,7 +43,7 @@ pub struct Scene {
     operators: Vec<Operator>,
     release: Release,
     history: History,
-    /// All that consumers have been told by work, and nothing else may be told.
+    /// How many events `work` has caused. Consumers may receive no others.
     reported: usize,
     held: String,
     started: u32,
@@ -107,7 +107,7 @@ impl Scene {
     }
 
     /// Replaces all replicas, as helm does: first the rights are those of the new ones. The definitions are those of the
-    /// newer release from its first replica on. Nobody may notice.
+    /// newer release from its first replica on. Consumers may receive no event.
     pub async fn go(&mut self, road: Road, to: Generation) -> Result<()> {
         let before = self.keys().await?;
         match to {
@@ -159,7 +159,7 @@ impl Scene {
         Ok(())
     }
 
-    /// A pod is lost and regained, by whoever leads now, and nothing else is touched by that.
+    /// Makes a pod unready and ready again. The leader changes the keys of that pod and no others.
     pub async fn work(&mut self) -> Result<()> {
         let (theirs, others) = parted(self.keys().await?);
         assert!(theirs.len() > 5, "{theirs:?}");

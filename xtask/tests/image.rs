@@ -1,4 +1,4 @@
-//! The image that `cargo xtask image` makes: it is the same every time, and the operator runs from it as nobody in particular.
+//! The image of `cargo xtask image`: it is reproducible, and the operator in it runs without root.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -51,7 +51,7 @@ async fn the_operator_runs_from_an_image_that_is_the_same_every_time() -> Result
         home.apply(object).await?;
     }
     home.wait_ready_pods("app.kubernetes.io/component=operator", 1).await?;
-    // Who is not root cannot become somebody else, but in a world of its own that is not seen from here.
+    // A kubelet without root runs the pod in a user namespace, whose ids are not visible here: only root is ruled out.
     let users = users(&bed, home.name()).await?;
     assert!(users.iter().all(|&(user, group)| user != 0 && group != 0), "{users:?}");
 

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 pub struct Followed {
     /// From the request to the key.
     pub key: Times,
-    /// From the request until a client that watches the pod hears of the change.
+    /// From the request until a client that watches the pod receives the change.
     pub observed: Times,
     /// From then to the key: the time of the operator and etcd.
     pub after: Times,
@@ -52,7 +52,7 @@ pub struct Probe {
     is_ready: bool,
     /// Events of the key so far.
     events: usize,
-    /// The readiness of the pod as a client hears of it that only watches the pod, and when.
+    /// The readiness of the pod, and when a client that only watches the pod received it.
     observed: mpsc::UnboundedReceiver<(bool, Instant)>,
     _watch: JoinSet<()>,
 }
@@ -100,7 +100,7 @@ impl Probe {
             None
         });
         let observed = observed.await.ok().flatten();
-        let broken = || Error::Broken("a client that watches the pod has not heard of its change".to_owned());
+        let broken = || Error::Broken("a client that watches the pod receives its change".to_owned());
         Ok(Change {
             key,
             observed: observed.ok_or_else(broken)?,

@@ -41,7 +41,7 @@ pub struct Touch {
     pub after: Holder,
     /// It went with its lease.
     pub lapse: bool,
-    /// Whether somebody led when it was written.
+    /// Whether an operator was the leader when it was written.
     pub led: bool,
     /// Whether the lease that it was put on was recorded as an operator's.
     pub recorded: bool,

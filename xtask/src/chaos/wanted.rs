@@ -9,9 +9,9 @@ use super::record::Pod;
 
 mod endpoints;
 
-/// The label that tells the zone of a node or a pod.
+/// The label with the zone of a node or a pod.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
-/// The label that tells the region of a node.
+/// The label with the region of a node.
 pub const REGION: &str = "topology.kubernetes.io/region";
 
 /// What the name of a pod's endpoint of the second family ends in.

@@ -35,7 +35,7 @@ pub(super) fn check(step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// Writes what is repeated anew.
+/// Updates the generated files of the chart.
 pub fn write() -> Result<()> {
     let to = folder().join("crds");
     for name in crds::read(&to)?.keys() {

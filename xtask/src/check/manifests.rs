@@ -39,7 +39,6 @@ pub(super) fn check(step: &Step) -> Result<()> {
     Err(step.failed("deploy/leasehold.yaml is not what charts/leasehold renders".to_owned()))
 }
 
-/// Writes the file anew.
 pub fn write() -> Result<()> {
     let text = rendered()?;
     let file = file();

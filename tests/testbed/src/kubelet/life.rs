@@ -24,7 +24,7 @@ const GRACE: i64 = 30;
 /// Between the end of a program and its next start.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs a pod until it is told to end, or its program has ended for good.
+/// Runs a pod until `wanted` ends it, or its program has ended for good.
 pub(super) async fn live(context: Arc<Context>, pod: Pod, mut wanted: watch::Receiver<Wanted>) {
     let address = address();
     match start(&context, &pod, &address).await {
@@ -78,7 +78,7 @@ async fn start(context: &Context, pod: &Pod, address: &str) -> Result<Process> {
     Process::start(manifest::process(context, pod, address, &root).await?)
 }
 
-/// Asks a program how it is, tells of it, and starts it again where the manifest wants that. Returns when it does not.
+/// Probes a program, reports its status, and restarts it if the manifest asks for that. Returns if it does not.
 async fn run(context: &Context, pod: &Pod, address: &str, process: &Process, wanted: watch::Receiver<Wanted>) {
     let spec = pod.spec.clone().unwrap_or_default();
     let status = |ready, restarts, state| Status {
@@ -195,7 +195,7 @@ impl Gates {
     }
 }
 
-/// A loopback address that nobody else on this machine is likely to have.
+/// A loopback address that is unlikely to be in use on this machine.
 fn address() -> String {
     let random = SystemRandom::new();
     loop {

@@ -1,7 +1,7 @@
 //! The watchdog: one `sh` beside this process that ends what we started once we are gone, however we went.
 //!
 //! It learns of our end by the end of file on a pipe whose other end only we hold, so SIGKILL, a panic, `exit` and
-//! statics that are never dropped are all the same to it, and nothing polls. A child is told to it *before* the child
+//! statics that are never dropped are all the same to it, and nothing polls. It learns of a child *before* the child
 //! may run its program (see `handle`), so there is no moment in which a child is unknown.
 
 use std::{

@@ -40,8 +40,8 @@ pub struct Release {
 
 impl Earlier {
     /// The newest tag `v*` that this tree comes from, or the commit in `tests/upgrade/from` where there is none. Out of
-    /// the cache, built first when it is not there: a minute or two, for the dependencies of this tree are not built
-    /// anew. Blocks.
+    /// the cache, built first when it is not there: a minute or two, for the built dependencies of this tree are
+    /// used again. Blocks.
     pub fn get() -> Result<Self> {
         let (name, commit) = match wanted(&workspace())? {
             Ok(wanted) => wanted,
@@ -135,7 +135,7 @@ fn check_out(root: &Path, commit: &str, to: &Path) -> Result<()> {
 }
 
 /// A manifest with a version of its own. Cargo takes packages of one name and version for the same wherever their
-/// workspace lies: without this, this tree would be built anew after that one, and that one after this.
+/// workspace lies: without this, this tree would be built again after that one, and that one after this.
 fn distinguished(manifest: &str, commit: &str) -> String {
     let short: String = commit.chars().take(12).collect();
     let own = |line: &str| {

@@ -13,7 +13,7 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
             let why = match (&touch.before, &touch.after) {
                 (Holder::Foreign, Holder::Ours { .. }) => format!("{} was written over it", named(&touch.after)),
                 (Holder::Foreign, Holder::Absent) if !was_stranger(scene, key, touch) => {
-                    "it was deleted, and not by the stranger".to_owned()
+                    "another client deleted it".to_owned()
                 }
                 _ => continue,
             };
@@ -21,7 +21,7 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
                 kind: Kind::Foreign,
                 key: Some(key.clone()),
                 at: touch.at,
-                why: format!("the stranger's key: {why} at revision {}", touch.revision),
+                why: format!("a key of the foreign client: {why} at revision {}", touch.revision),
             });
         }
     }

@@ -48,7 +48,7 @@ pub fn too_early(scene: &Scene<'_>, key: &str, touch: &Touch, within: Span, know
     }
     let available = least?.as_secs_f64();
     Some(format!(
-        "{value} was written, and {name} had been ready for long enough only from {available:.3} s on"
+        "{value} was written, but {name} had been ready for long enough only at {available:.3} s"
     ))
 }
 

@@ -40,14 +40,14 @@ fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
             if calm <= scene.terms.bound {
                 continue;
             }
-            let wanted = wish.value.as_deref().unwrap_or("not there");
+            let wanted = wish.value.as_deref().unwrap_or("absent");
             let (is, bound) = (named(holder), scene.terms.bound.as_secs());
             violations.push(Violation {
                 kind,
                 key: Some(key.to_owned()),
                 at: span.from,
                 why: format!(
-                    "it should be {wanted} and is {is} {}, of that {:.1} s on end with all servers well ({bound} s are allowed)",
+                    "the key should be {wanted} and is {is} {}, {:.1} s of that with healthy servers ({bound} s allowed)",
                     during(span),
                     calm.as_secs_f64()
                 ),

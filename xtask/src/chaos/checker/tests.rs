@@ -38,7 +38,7 @@ pub struct Story {
 }
 
 impl Story {
-    /// Somebody leads and has recorded a lease; `orders` is registered.
+    /// An operator leads and has recorded a lease; `orders` is registered.
     pub fn new() -> Self {
         let mut story = Self {
             record: Record::default(),
@@ -186,7 +186,7 @@ fn operator_outage_excuses_a_ghost_only_until_a_takeover_is_possible() {
     story.ready(20.0, false);
     story.delete(KEY, 40.0);
     story.fault(FaultKind::OperatorKill, 19.0, 41.0, false);
-    // 40 s less the 19 + 3 + 2 by which somebody else leads.
+    // 40 s less the 19 + 3 + 2 after which another operator leads.
     assert!(story.kinds().contains(&Kind::Ghost));
     story.record.faults.clear();
     story.fault(FaultKind::OperatorsKill, 19.0, 41.0, true);
@@ -305,7 +305,7 @@ fn pods_and_registrations_may_be_observed_in_another_order() {
         &json!({"formats": [{"type": "Plain", "plain": {"prefix": "/x"}}]}),
     );
     story.ready(20.01, true);
-    // Who heard of the pod first wrote what the registration said before.
+    // An operator that received the pod first wrote what the registration said before.
     story.ours(20.02, VALUE);
     story.delete(KEY, 20.03);
     story.put("/x/a", 20.03, VALUE, LEASE);
