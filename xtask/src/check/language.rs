@@ -1,4 +1,4 @@
-//! Words that this project's comments and documentation avoid: no search finds them, and they hide the subject.
+//! Words that this project's names, comments and documentation avoid: no search finds them, and they hide the subject.
 
 use std::fs;
 
@@ -18,6 +18,30 @@ const BANNED: &[(&str, &str)] = &[
     ("left out,", "say what the default is"),
 ];
 
+/// Words that no identifier contains, and what to write instead.
+const BANNED_IN_NAMES: &[(&str, &str)] = &[
+    ("told", "reported"),
+    ("heard", "observed, reached"),
+    ("hearing", "checkpoint"),
+    ("news", "event"),
+    ("aside", "suppressed"),
+    ("doubt", "unconfirmed"),
+    ("doubts", "unconfirmed"),
+    ("doubtful", "unconfirmed"),
+    ("suspect", "candidate, unconfirmed"),
+    ("suspects", "candidates, unconfirmed"),
+    ("sweep", "orphan collection"),
+    ("mended", "fixed"),
+    ("anew", "again"),
+    ("nobody", "name the component"),
+    ("somebody", "name the component"),
+    ("whoever", "name the component"),
+    ("whom", "name the component"),
+];
+
+/// Folders of Rust code. Comments are checked in these, too.
+const CODE: &[&str] = &["src/", "xtask/", "tests/", "benches/"];
+
 /// Files and folders of prose.
 const PROSE: &[&str] = &[
     "README.md",
@@ -29,12 +53,12 @@ const PROSE: &[&str] = &[
     "crds/",
 ];
 
-/// Looks through the prose and through the comments of `src/`.
+/// Looks through the prose, and through the names and comments of the code.
 pub(super) fn check(step: &Step) -> Result<()> {
     let mut found = Vec::new();
     for file in super::kept_files()? {
         let is_prose = PROSE.iter().any(|prose| file.starts_with(prose));
-        let is_code = file.starts_with("src/") && super::is_rust(&file);
+        let is_code = super::is_rust(&file) && CODE.iter().any(|folder| file.starts_with(folder));
         if !is_prose && !is_code {
             continue;
         }
@@ -43,6 +67,9 @@ pub(super) fn check(step: &Step) -> Result<()> {
             continue;
         };
         found.extend(violations(&text, is_code).map(|words| format!("{file}:{words}")));
+        if is_code {
+            found.extend(names(&text).map(|words| format!("{file}:{words}")));
+        }
     }
     if found.is_empty() {
         return Ok(());
@@ -68,6 +95,37 @@ fn violations(text: &str, comments_only: bool) -> impl Iterator<Item = String> +
         let banned = BANNED.iter().filter(move |(word, _)| contains_word(&words, word));
         banned.map(move |(word, instead)| format!("{}: \"{word}\": {instead}", i + 1))
     })
+}
+
+/// The banned words in the identifiers of Rust code, each as `LINE: "WORD": what to write`. Strings are not checked; a raw
+/// string may contain quotes, so its first line is not checked at all.
+fn names(text: &str) -> impl Iterator<Item = String> + '_ {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.contains("r#\""));
+    lines.flat_map(|(i, line)| {
+        let code = line.find("//").map_or(line, |comment| &line[..comment]);
+        let code = code.replace("\\\"", "").replace("'\"'", "");
+        let words: Vec<String> = code.split('"').step_by(2).flat_map(words_of_names).collect();
+        let banned = BANNED_IN_NAMES
+            .iter()
+            .filter(move |(word, _)| words.iter().any(|found| found == word));
+        banned.map(move |(word, instead)| format!("{}: \"{word}\" in a name: {instead}", i + 1))
+    })
+}
+
+/// The words of snake case and camel case identifiers, in lower case.
+fn words_of_names(code: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut was_lower = false;
+    for c in code.chars() {
+        if !c.is_alphanumeric() || (c.is_uppercase() && was_lower) {
+            words.push(String::new());
+        }
+        was_lower = c.is_lowercase();
+        if let Some(word) = words.last_mut().filter(|_| c.is_alphanumeric()) {
+            word.extend(c.to_lowercase());
+        }
+    }
+    words
 }
 
 /// A line without what is in backticks.
@@ -104,5 +162,19 @@ mod tests {
     fn of_code_only_comments_are_read() {
         let text = "let told = 1; // is told\n/// Whoever leads.\nlet heard = told;";
         assert_eq!(lines(text, true), ["1: \"told\"", "2: \"whoever\""]);
+    }
+
+    #[test]
+    fn banned_words_are_found_in_parts_of_names_and_not_in_strings() {
+        let text = "struct NewsDesk;\nlet is_told = f(\"told\"); // anew\nlet untold = r#\"{\"heard\"}\"#;\nfn doubt_TOLD() {}";
+        let found: Vec<String> = names(text).collect();
+        let of = |word: &str, line: usize| {
+            let (_, instead) = BANNED_IN_NAMES
+                .iter()
+                .find(|(banned, _)| *banned == word)
+                .expect("banned");
+            format!("{line}: \"{word}\" in a name: {instead}")
+        };
+        assert_eq!(found, [of("news", 1), of("told", 2), of("told", 4), of("doubt", 4)]);
     }
 }
