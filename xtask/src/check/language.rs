@@ -85,11 +85,10 @@ fn violations(text: &str, comments_only: bool) -> impl Iterator<Item = String> +
         if !comments_only && line.trim_start().starts_with("```") {
             is_block = !is_block;
         }
-        let words = match line.find("//") {
+        let words = match line {
             _ if is_block => "",
-            Some(at) if comments_only => &line[at..],
-            None if comments_only => "",
-            _ => line,
+            line if comments_only => split_comment(line).1,
+            line => line,
         };
         let words = unquoted(words).to_lowercase();
         let banned = BANNED.iter().filter(move |(word, _)| contains_word(&words, word));
@@ -102,7 +101,7 @@ fn violations(text: &str, comments_only: bool) -> impl Iterator<Item = String> +
 fn names(text: &str) -> impl Iterator<Item = String> + '_ {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.contains("r#\""));
     lines.flat_map(|(i, line)| {
-        let code = line.find("//").map_or(line, |comment| &line[..comment]);
+        let (code, _) = split_comment(line);
         let code = code.replace("\\\"", "").replace("'\"'", "");
         let words: Vec<String> = code.split('"').step_by(2).flat_map(words_of_names).collect();
         let banned = BANNED_IN_NAMES
@@ -110,6 +109,16 @@ fn names(text: &str) -> impl Iterator<Item = String> + '_ {
             .filter(move |(word, _)| words.iter().any(|found| found == word));
         banned.map(move |(word, instead)| format!("{}: \"{word}\" in a name: {instead}", i + 1))
     })
+}
+
+/// Splits a line of Rust code before its comment. A `//` in a string begins none.
+fn split_comment(line: &str) -> (&str, &str) {
+    let is_outside = |(at, _): &(usize, &str)| {
+        let before = line[..*at].replace("\\\"", "").replace("'\"'", "");
+        before.matches('"').count().is_multiple_of(2)
+    };
+    let comment = line.match_indices("//").find(is_outside);
+    line.split_at(comment.map_or(line.len(), |(at, _)| at))
 }
 
 /// The words of snake case and camel case identifiers, in lower case.
@@ -160,8 +169,8 @@ mod tests {
 
     #[test]
     fn of_code_only_comments_are_read() {
-        let text = "let told = 1; // is told\n/// Whoever leads.\nlet heard = told;";
-        assert_eq!(lines(text, true), ["1: \"told\"", "2: \"whoever\""]);
+        let text = "let told = 1; // is told\n/// Whoever leads.\nlet heard = told;\nlet a = \"// told\"; // anew";
+        assert_eq!(lines(text, true), ["1: \"told\"", "2: \"whoever\"", "4: \"anew\""]);
     }
 
     #[test]
