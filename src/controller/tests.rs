@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::ServiceRegistrationStatus;
+use crate::backend::etcd;
 use crate::controller::compile::Compiled;
 use crate::controller::state::StoredRegistry;
 use crate::controller::testing::Ends;
-use crate::etcd;
 use crate::kube::{SourceKind, StatusUpdate};
 use crate::secret::SecretString;
 

@@ -8,10 +8,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::RegistrySpec;
+use crate::backend::etcd::Access;
 use crate::controller::failure::Failure;
 use crate::controller::gates::GateEvent;
 use crate::controller::worker::{Command, Context, Trouble, Version, serve};
-use crate::etcd::Access;
 use crate::model::LeaderFlag;
 
 pub struct Workers {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use leasehold::etcd::{Access, Connection, Timeouts, lease_id};
+use leasehold::backend::etcd::{Access, Connection, Timeouts, lease_id};
 use leasehold::model::{Fence, LeaseId};
 use leasehold::telemetry::Calls;
 use testbed::{EtcdCluster, EtcdVersion};

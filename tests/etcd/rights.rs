@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use leasehold::etcd::{Access, Connection, Error, LeaseEvent, Leases, Timeouts, User, renew};
+use leasehold::backend::etcd::{Access, Connection, Error, LeaseEvent, Leases, Timeouts, User, renew};
 use leasehold::model::{Key, LeaseId, Prefix};
 use leasehold::telemetry::Calls;
 use testbed::{EtcdCluster, EtcdConfig, EtcdVersion};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use etcd_client::{PutOptions, Txn, TxnOp};
-use leasehold::etcd::{Leases, renew};
+use leasehold::backend::etcd::{Leases, renew};
 use testbed::History;
 use tokio::sync::{mpsc, watch};
 

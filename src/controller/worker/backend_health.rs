@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::etcd;
+use crate::backend::etcd;
 
 /// How long etcd may be silent before that is reported. Electing a new etcd leader takes one to two seconds.
 const GRACE: Duration = Duration::from_secs(3);

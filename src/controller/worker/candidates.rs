@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::{Outdated, RegistryWorker};
-use crate::etcd::Candidacy;
+use crate::backend::etcd::Candidacy;
 use crate::model::{Elsewhere, Key, KeyValue, Observation, Prefix, listed};
 use crate::peer::{Hint, PeerStatus, PeerStatuses, RegistryState};
 use crate::plan::{CandidateRecord, in_the_way};

@@ -9,8 +9,8 @@ use super::command::MissingPod;
 use super::reporting::Subject;
 use super::{Command, Done, RegistryWorker, Version, guarding, size};
 use crate::api::{Guard, Limits};
+use crate::backend::etcd::{self, Connection};
 use crate::controller::policy::Verdict;
-use crate::etcd::{self, Connection};
 use crate::model::{Key, KeyValue, LeaseId, Observation, RECORD_VERSION, RegistrationRef};
 use crate::plan::newer_version;
 

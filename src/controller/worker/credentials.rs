@@ -10,7 +10,7 @@ use super::expiry::notice;
 use super::registry_status::NotAdopted;
 use super::{Done, RegistryWorker};
 use crate::api::Reason;
-use crate::etcd::{self, Access, Bound, Tls, Trial, Validity};
+use crate::backend::etcd::{self, Access, Bound, Tls, Trial, Validity};
 
 /// Pause between two attempts: etcd's side of the change may follow.
 const AGAIN: Duration = Duration::from_secs(2);

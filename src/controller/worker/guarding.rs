@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{RegistryWorker, size};
 use crate::api::{APPROVE_REMOVALS, Guard};
-use crate::etcd::lease_id;
+use crate::backend::etcd::lease_id;
 use crate::plan::{self, GuardEvent, GuardSettings, Holding, Moment};
 
 /// The input of the guard, and what is reported about it.

@@ -56,7 +56,7 @@ use super::cache::{Cache, SharedCache};
 use super::debouncer::Debouncer;
 use super::gates::GateEvent;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
-use crate::etcd::{self, Access, Candidacy, Connection, Leadership, Timeouts};
+use crate::backend::etcd::{self, Access, Candidacy, Connection, Leadership, Timeouts};
 use crate::kube::{Events, SharedCheckpoint, Source, StatusUpdate, WriterCommand};
 use crate::model::{
     Fence, Freshness, Key, KeyValue, LeaderFlag, LeaseId, Prefix, RegistrationRef, Revision, TxnOutcome,

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Done, RegistryWorker};
 use crate::api::{Registry, ServiceRegistration};
-use crate::etcd::{self, Leadership};
+use crate::backend::etcd::{self, Leadership};
 use crate::kube::StatusUpdate;
 use crate::model::{Key, KeyValue, RegistrationRef, Revision};
 

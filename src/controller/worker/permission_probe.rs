@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::etcd::{self, Connection};
+use crate::backend::etcd::{self, Connection};
 use crate::model::{Key, LeaseId, Prefix};
 use crate::plan::{LeaseGroups, ProbeCandidate, folders};
 

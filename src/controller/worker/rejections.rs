@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::RegistryWorker;
-use crate::etcd;
+use crate::backend::etcd;
 use crate::model::Backoff;
 use crate::plan::{Narrowed, Objection, Owner, Ticket};
 

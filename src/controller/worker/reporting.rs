@@ -16,11 +16,11 @@ use crate::api::{
     ConditionStatus, ConditionType, FormatStatus, LastSynced, Reason, Registry, RegistryStatus, ServiceRegistration,
     ServiceRegistrationStatus, conditions,
 };
+use crate::backend::etcd::Leadership;
 use crate::controller::cache::Cache;
 use crate::controller::debouncer::Debouncer;
 use crate::controller::gates::{GateEvent, spec_version};
 use crate::controller::source::Obstacle;
-use crate::etcd::Leadership;
 use crate::kube::{Amendment, StatusUpdate, WritePolicy};
 use crate::model::RegistrationRef;
 use crate::plan::{self, EndpointKind, Holding, Readiness, status_of};

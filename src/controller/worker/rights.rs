@@ -13,7 +13,7 @@ use futures::{StreamExt, stream};
 use super::RegistryWorker;
 use super::permission_probe::{Found, QUESTIONS, domains, find, is_allowed};
 use super::writing::{Refused, Written};
-use crate::etcd::{self, Connection};
+use crate::backend::etcd::{self, Connection};
 use crate::model::{Backoff, Key, LeaseId, Prefix, listed};
 use crate::plan::{LeaseGroups, ProbeCandidate, Right};
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::write_slots::WriteSlot;
 use super::{Done, Outdated, RegistryWorker};
-use crate::etcd::{self, Snapshot};
+use crate::backend::etcd::{self, Snapshot};
 use crate::model::{Backoff, Checkpoint, Fence, Freshness, Key, KeyValue, Transaction};
 
 /// What a new leader has to observe before it writes.

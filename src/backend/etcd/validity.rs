@@ -101,7 +101,7 @@ mod tests {
     use testbed::Authority;
 
     use super::*;
-    use crate::etcd::tls::{Identity, certificates};
+    use crate::backend::etcd::tls::{Identity, certificates};
 
     fn tls(ca: String, certificate: Option<String>) -> Tls {
         let identity = |certificate: String| Identity {
