@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::api::RegistrySpec;
-use crate::backend::etcd::Access;
+use crate::backend::Access;
 use crate::controller::{Unresolved, Wrong, resolve, sources};
 use crate::kube::{Listing, ListingError};
 

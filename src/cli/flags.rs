@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, ValueEnum};
 
 use super::Cli;
-use crate::backend::etcd::Timeouts;
+use crate::backend::Timeouts;
 use crate::kube::WatchScope;
 use crate::peer::PeerOptions;
 use crate::telemetry::{LogFilter, LogFormat};

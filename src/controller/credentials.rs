@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::cache::Cache;
 use super::{Command, Controller};
-use crate::backend::etcd::Access;
+use crate::backend::Access;
 use crate::controller::access::{Unresolved, resolve, sources};
 use crate::controller::worker::{Trouble, trouble};
 use crate::kube::{Content, Source};

@@ -10,7 +10,7 @@ use super::cache::Cache;
 use super::compile::Compiled;
 use super::{Command, Controller};
 use crate::api::{APPROVE_REMOVALS, GuardMode, Registry, RegistrySpec, RegistryStatus, ServiceRegistration};
-use crate::backend::etcd::Access;
+use crate::backend::Access;
 use crate::controller::state::{State, StoredRegistry};
 use crate::controller::worker::{StatusSeen, Trouble, Version};
 use crate::kube::{ObjectEvent, REGISTRIES, StatusUpdate};

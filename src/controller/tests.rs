@@ -18,7 +18,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::api::ServiceRegistrationStatus;
-use crate::backend::etcd;
 use crate::controller::compile::Compiled;
 use crate::controller::state::StoredRegistry;
 use crate::controller::testing::Ends;
@@ -330,7 +329,7 @@ async fn registry_that_was_never_entered_is_connected_to_anew_after_an_edit() {
 async fn registry_that_was_deleted_and_created_again_elsewhere_is_another_one() {
     let mut rig = Rig::new();
     rig.registry();
-    let good = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
+    let good = Access::open(vec!["http://127.0.0.1:1".to_owned()]);
     rig.controller.is_good("default", good);
     rig.registry_at(2, "http://127.0.0.1:2");
     assert_eq!(rig.controller.workers.started(), 1, "the worker tries the edit");
@@ -354,7 +353,7 @@ async fn replica_without_a_state_folder_begins_with_the_endpoints_that_the_statu
     });
     rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
     let known = &rig.controller.registries["default"];
-    let access = etcd::Access::open(known.spec().etcd.endpoints.clone());
+    let access = Access::open(known.spec().etcd.endpoints.clone());
     assert_eq!(known.begin_with(&access).endpoints, ["http://127.0.0.1:1"]);
     assert_eq!(
         known.offered.as_deref(),

@@ -212,7 +212,7 @@ fn credentials_are_kept_and_a_registry_whose_credentials_were_not_kept_is_not_en
     assert_eq!(stored.access(), None);
     let hidden = |text: &str| crate::secret::SecretString::from(text.to_owned());
     let access = Access {
-        user: Some(crate::backend::etcd::User {
+        user: Some(crate::backend::User {
             name: hidden("leasehold"),
             password: hidden("swordfish"),
         }),

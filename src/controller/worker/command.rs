@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::backend_health::Trouble;
 use crate::api::{FormatStatus, Guard, LastSynced, Limits, Reason, RegistryStatus};
-use crate::backend::etcd::Access;
+use crate::backend::Access;
 use crate::controller::policy::Verdict;
 use crate::controller::source::Obstacle;
 use crate::kube::NODES;
