@@ -16,6 +16,9 @@
 //!
 //! `index`, `plan` and `format` are pure: plain data in, plain data out, time as a parameter.
 
+#[cfg(test)]
+extern crate self as leasehold;
+
 pub mod api;
 pub mod backend;
 pub mod cli;

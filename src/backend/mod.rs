@@ -4,9 +4,13 @@
 //! a store, and nothing more. Decides nothing about keys: that is the task of `plan`.
 
 mod access;
+#[cfg(test)]
+#[path = "../../tests/etcd/contract.rs"]
+mod contract;
 mod error;
 pub mod etcd;
 mod leadership;
+mod memory;
 mod random;
 mod tls;
 mod validity;
@@ -21,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::access::{Access, Bound, Timeouts, Trial, User};
 pub use self::error::{Error, ErrorKind, Result};
 pub use self::leadership::{Campaign, Candidacy, Leadership};
+pub use self::memory::Memory;
 pub use self::random::random;
 pub use self::tls::{Identity, Malformed, Tls};
 pub use self::validity::Validity;
