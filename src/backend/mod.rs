@@ -91,7 +91,8 @@ pub trait Backend: Clone + Send + Sync + 'static {
     /// Reads one key, and the revision at which it was read.
     fn get(&self, key: &Key) -> impl Future<Output = Result<(Option<KeyValue>, Revision)>> + Send;
 
-    /// Lists the keys below `prefix` at one revision.
+    /// Lists the keys below `prefix` at one revision. The values of keys without a lease may be missing, here and in a
+    /// snapshot of the mirror: nothing depends on them.
     fn list(&self, prefix: &Prefix) -> impl Future<Output = Result<Vec<(Key, KeyValue)>>> + Send;
 
     // ---- tasks for the life of a worker ----

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use leasehold::backend::{Backend, Bound, Campaign, Candidacy, Leadership, LeaseEvent, Leases, Trial};
 use leasehold::model::{
-    CheckpointWrite, Expect, Fence, Key, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction, TxnOutcome,
+    CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction,
+    TxnOutcome,
 };
 use leasehold::peer::PeerStatuses;
 use tokio::sync::{mpsc, watch};
@@ -200,11 +201,15 @@ async fn apply(backend: &impl Backend, fence: &Fence, ops: Vec<Op>) -> Revision 
     revision
 }
 
-/// The values below `/a/`.
+/// The values below `/a/`; that of a key without a lease as `foreign`, because a list need not contain it.
 async fn content(backend: &impl Backend) -> Vec<(String, String)> {
     let listed = backend.list(&Prefix::below("/a")).await.expect("an answer");
-    let listed = listed.into_iter();
-    listed.map(|(key, held)| (key.to_string(), text(&held.value))).collect()
+    let value = |held: &KeyValue| match held.lease {
+        LeaseId::NONE => "foreign".to_owned(),
+        _ => text(&held.value),
+    };
+    let listed = listed.iter();
+    listed.map(|(key, held)| (key.to_string(), value(held))).collect()
 }
 
 fn pairs<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {
@@ -261,7 +266,7 @@ pub async fn transaction_creates_changes_and_deletes_at_one_revision(backend: im
     ];
     let changed = apply(&backend, &fence, change).await;
     assert!(changed > created);
-    assert_eq!(content(&backend).await, pairs([("/a/1", "two"), ("/a/3", "new")]));
+    assert_eq!(content(&backend).await, pairs([("/a/1", "two"), ("/a/3", "foreign")]));
     for (key, create_revision, lease) in [("/a/1", created, lease), ("/a/3", changed, LeaseId::NONE)] {
         let (held, at) = backend.get(&key.into()).await.expect("an answer");
         let held = held.expect(key);
@@ -311,7 +316,7 @@ pub async fn refused_guard_refuses_its_unit_only_and_names_the_holder(backend: i
     assert_eq!(results[3], OpResult::Refused(None));
     assert_eq!(
         content(&backend).await,
-        pairs([("/a/1", "ours"), ("/a/held", "theirs")])
+        pairs([("/a/1", "ours"), ("/a/held", "foreign")])
     );
 }
 
