@@ -7,7 +7,7 @@
 //! 3. [`controller`] queues what has changed and passes it to the worker of its Registry.
 //! 4. [`plan`] computes the desired keys of an endpoint (through [`mod@format`]), compares them with the observed keys,
 //!    and returns transactions.
-//! 5. [`etcd`] elects a leader, renews leases, watches the operator's keys and commits the transactions, fenced.
+//! 5. [`backend`] elects a leader, renews leases, watches the operator's keys and commits the transactions, fenced.
 //! 6. [`mod@kube`] writes what is registered into the registration's status.
 //!
 //! [`controller`] also starts and supervises all tasks; [`peer`] connects the replicas with each other; [`api`] defines the
@@ -16,10 +16,13 @@
 //!
 //! `index`, `plan` and `format` are pure: plain data in, plain data out, time as a parameter.
 
+#[cfg(test)]
+extern crate self as leasehold;
+
 pub mod api;
+pub mod backend;
 pub mod cli;
 pub mod controller;
-pub mod etcd;
 pub mod format;
 #[cfg(test)]
 mod fuzz;

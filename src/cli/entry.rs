@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use crate::api::RegistrySpec;
+use crate::backend::Access;
 use crate::controller::{Unresolved, Wrong, resolve, sources};
-use crate::etcd::Access;
 use crate::kube::{Listing, ListingError};
 
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, ValueEnum};
 
 use super::Cli;
-use crate::etcd::Timeouts;
+use crate::backend::Timeouts;
 use crate::kube::WatchScope;
 use crate::peer::PeerOptions;
 use crate::telemetry::{LogFilter, LogFormat};
@@ -152,7 +152,7 @@ pub struct RunArgs {
 
     /// The log level, or levels by module
     ///
-    /// Levels are error, warn, info, debug, trace and off. Example with a module: info,leasehold::etcd=debug.
+    /// Levels are error, warn, info, debug, trace and off. Example with a module: info,leasehold::backend=debug.
     #[arg(long, env = "LEASEHOLD_LOG", value_name = "FILTER", default_value = "info", value_parser = LogFilter::from_str)]
     pub log: LogFilter,
 
@@ -395,7 +395,7 @@ mod tests {
             "--metrics-auth",
             "--metrics-auth-audience=leasehold",
             "--log-format=text",
-            "--log=warn,leasehold::etcd=debug",
+            "--log=warn,leasehold::backend=debug",
             "--session-ttl=2",
             "--state-dir=/run/leasehold/state",
             "--connect-timeout=0.5",

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::api::{CaKind, EtcdSpec, Reason};
-use crate::etcd::{Access, Identity, Malformed, Tls, User};
+use crate::backend::{Access, Identity, Malformed, Tls, User};
 use crate::kube::{Content, Source, SourceKind};
 use crate::secret::SecretString;
 

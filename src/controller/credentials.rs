@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use super::cache::Cache;
 use super::{Command, Controller};
+use crate::backend::Access;
 use crate::controller::access::{Unresolved, resolve, sources};
 use crate::controller::worker::{Trouble, trouble};
-use crate::etcd::Access;
 use crate::kube::{Content, Source};
 use crate::telemetry::RegistryHealth;
 

@@ -63,7 +63,7 @@ use self::streams::Streams;
 use self::unclear::UnclearRegistrations;
 use self::worker::{Command, Context, MissingPod, Outdated};
 use self::workers::Workers;
-use crate::etcd::Access;
+use crate::backend::Access;
 use crate::index::{DirtyMark, NamespaceCache, Pod, PodChange};
 use crate::kube::{
     Content, ENDPOINT_SLICES, NAMESPACES, NODES, ObjectEvent, PODS, RECORD_FORMATS, REGISTRATIONS, REGISTRIES,

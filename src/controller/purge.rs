@@ -9,7 +9,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Duration, Instant, sleep};
 
 use crate::api::Registry;
-use crate::etcd::{Access, Connection, Error, Timeouts};
+use crate::backend::etcd::{Connection, Error};
+use crate::backend::{Access, Timeouts};
 use crate::model::{Fence, Key, KeyValue, LeaseId, Op, OpResult, Transaction, TxnOutcome};
 use crate::plan::MetaKeys;
 use crate::telemetry::Calls;

@@ -21,7 +21,7 @@ use super::gates::GateOpener;
 use super::state::{self, State, StateFolder};
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::etcd::Timeouts;
+use crate::backend::Timeouts;
 use crate::kube::{
     Events, RegistrationWriter, Reported, SharedCheckpoint, Source, StatusUpdate, StatusWriter, WatchEvent, WatchScope,
     Watching, WriterCommand,

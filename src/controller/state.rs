@@ -18,7 +18,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::RegistrySpec;
-use crate::etcd::Access;
+use crate::backend::Access;
 
 /// The version of the file format. Files of other versions are not read.
 const VERSION: u64 = 1;

@@ -9,7 +9,7 @@ use super::cache::SharedCache;
 use super::gates::GateEvent;
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::etcd::Timeouts;
+use crate::backend::Timeouts;
 use crate::kube::{Events, Notice, SharedCheckpoint, Source, StatusUpdate, WatchScope, WriterCommand};
 use crate::model::Freshness;
 use crate::peer::Peers;

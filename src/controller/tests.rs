@@ -21,7 +21,6 @@ use crate::api::ServiceRegistrationStatus;
 use crate::controller::compile::Compiled;
 use crate::controller::state::StoredRegistry;
 use crate::controller::testing::Ends;
-use crate::etcd;
 use crate::kube::{SourceKind, StatusUpdate};
 use crate::secret::SecretString;
 
@@ -332,7 +331,7 @@ async fn registry_never_connected_gets_a_new_worker_after_an_edit() {
 async fn registry_that_was_deleted_and_created_again_elsewhere_is_another_one() {
     let mut rig = Rig::new();
     rig.registry();
-    let good = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
+    let good = Access::open(vec!["http://127.0.0.1:1".to_owned()]);
     rig.controller.is_good("default", good);
     rig.registry_at(2, "http://127.0.0.1:2");
     assert_eq!(rig.controller.workers.started(), 1, "the worker tries the edit");
@@ -356,7 +355,7 @@ async fn replica_without_state_folder_starts_with_endpoints_from_status() {
     });
     rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
     let known = &rig.controller.registries["default"];
-    let access = etcd::Access::open(known.spec().etcd.endpoints.clone());
+    let access = Access::open(known.spec().etcd.endpoints.clone());
     assert_eq!(known.begin_with(&access).endpoints, ["http://127.0.0.1:1"]);
     assert_eq!(
         known.offered.as_deref(),

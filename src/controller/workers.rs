@@ -8,10 +8,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::RegistrySpec;
+use crate::backend::{self, Access, etcd};
 use crate::controller::failure::Failure;
 use crate::controller::gates::GateEvent;
 use crate::controller::worker::{Command, Context, Trouble, Version, serve};
-use crate::etcd::Access;
 use crate::model::LeaderFlag;
 
 pub struct Workers {
@@ -67,8 +67,11 @@ impl Workers {
         let (name, context) = (registry.clone(), self.context.clone());
         let leader = LeaderFlag::default();
         let channels = (incoming, leader.clone());
-        self.tasks
-            .spawn(serve(name, (spec, version), access, context, channels, end.clone()));
+        let shutdown = end.clone();
+        self.tasks.spawn(async move {
+            let backend = connect(access, &context).await;
+            serve(name, (spec, version), backend, context, channels, shutdown).await
+        });
         let handle = WorkerHandle { commands, leader, end };
         self.members.insert(registry.clone(), handle);
     }
@@ -118,4 +121,10 @@ impl Workers {
     pub async fn retire(&mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// Prepares the connection to the etcd of a Registry.
+async fn connect(access: Result<Box<Access>, Trouble>, context: &Context) -> Result<etcd::Connection, Trouble> {
+    let connection = etcd::Connection::new(&*access?, context.timeouts, context.metrics.calls.clone()).await;
+    connection.map_err(|error| backend::Error::from(error).into())
 }

@@ -16,7 +16,7 @@ pub enum LogFormat {
 }
 
 /// A filter for log lines in the syntax of `tracing`: a level (`info`), or levels by module
-/// (`info,leasehold::etcd=debug`).
+/// (`info,leasehold::backend=debug`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogFilter(String);
 
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn levels_and_levels_by_part_are_filters() {
-        for text in ["info", "off", "warn,leasehold=debug", "INFO,leasehold::etcd=trace"] {
+        for text in ["info", "off", "warn,leasehold=debug", "INFO,leasehold::backend=trace"] {
             let filter: LogFilter = text.parse().expect(text);
             assert_eq!(filter.0, text);
         }

@@ -23,7 +23,7 @@ fn lines() -> Vec<String> {
 async fn the_lines_of_the_page_make_a_user_that_may_do_all_that_is_needed() -> Result<()> {
     let scene = Scene::take().await?;
     let lines = lines();
-    for line in leasehold::etcd::role("/leasehold/", ["/services/"]).etcdctl("leasehold") {
+    for line in leasehold::backend::etcd::role("/leasehold/", ["/services/"]).etcdctl("leasehold") {
         assert!(lines.contains(&line), "the page lacks {line:?}");
     }
     let etcd = etcd(None, &[]).await?;

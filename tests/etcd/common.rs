@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use leasehold::etcd::{Access, Connection, Timeouts, lease_id};
+use leasehold::backend::etcd::{Connection, lease_id};
+use leasehold::backend::{Access, Timeouts};
 use leasehold::model::{Fence, LeaseId};
 use leasehold::telemetry::Calls;
 use testbed::{EtcdCluster, EtcdVersion};

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use leasehold::etcd::{Campaign, Candidacy, Connection, Leadership, campaign};
+use leasehold::backend::etcd::{Connection, campaign};
+use leasehold::backend::{Campaign, Candidacy, Leadership};
 use leasehold::model::{Expect, Fence, LeaseId, Op, Prefix, Transaction, TxnOutcome};
 use leasehold::peer::{PeerStatus, PeerStatuses, Replica};
 use testbed::{EtcdCluster, History};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use leasehold::etcd::Leadership;
+use leasehold::backend::Leadership;
 use leasehold::model::TxnOutcome;
 
 use crate::common::{SOON, connect, one, revoke, start};

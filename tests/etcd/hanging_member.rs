@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use leasehold::etcd::{Access, Connection, Timeouts};
+use leasehold::backend::etcd::Connection;
+use leasehold::backend::{Access, Timeouts};
 use leasehold::model::{Expect, Op, OpResult, Transaction, TxnOutcome};
 use leasehold::telemetry::Calls;
 use testbed::History;

@@ -1,6 +1,7 @@
 //! The etcd layer against real etcds: writes and refusals, lease renewal, the mirror and leader election.
 
 mod common;
+mod contract;
 mod election;
 mod election_faults;
 mod hanging_member;
@@ -12,3 +13,5 @@ mod ten_thousand;
 mod unusable;
 mod view;
 mod writer;
+
+contract::each_test!(common::one);

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
-use leasehold::etcd::{Connection, LeaseEvent, Leases, renew};
+use leasehold::backend::etcd::{Connection, renew};
+use leasehold::backend::{LeaseEvent, Leases};
 use leasehold::model::{LeaseId, Prefix};
 use testbed::{EtcdCluster, EtcdConfig, History, Network, Process, until};
 use tokio::sync::{mpsc, watch};

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use leasehold::etcd::{Access, Connection, Error, LeaseEvent, Leases, Timeouts, User, renew};
+use leasehold::backend::etcd::{Connection, Error, renew};
+use leasehold::backend::{Access, LeaseEvent, Leases, Timeouts, User};
 use leasehold::model::{Key, LeaseId, Prefix};
 use leasehold::telemetry::Calls;
 use testbed::{EtcdCluster, EtcdConfig, EtcdVersion};

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use etcd_client::{PutOptions, Txn, TxnOp};
-use leasehold::etcd::{Leases, renew};
+use leasehold::backend::Leases;
+use leasehold::backend::etcd::renew;
 use testbed::History;
 use tokio::sync::{mpsc, watch};
 

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use etcd_client::{AlarmAction, AlarmType};
-use leasehold::etcd::{Access, Connection, EndpointFault, Error, Leadership, Timeouts, User};
+use leasehold::backend::etcd::{Connection, EndpointFault, Error};
+use leasehold::backend::{Access, Leadership, Timeouts, User};
 use leasehold::model::{Expect, LeaseId, Op, OpResult, Prefix, Transaction, TxnOutcome};
 use leasehold::telemetry::Calls;
 use testbed::{Balancer, EtcdCluster, EtcdConfig, EtcdVersion, Web, WebServer, until};

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use leasehold::etcd::{Connection, mirror};
+use leasehold::backend::etcd::{Connection, mirror};
 use leasehold::model::{Key, KeyValue, Observation, Prefix, Revision};
 use testbed::EtcdCluster;
 use tokio::sync::mpsc;

@@ -1,6 +1,6 @@
 //! Guarded, fenced transactions.
 
-use leasehold::etcd::{Connection, Error};
+use leasehold::backend::etcd::{Connection, Error};
 use leasehold::model::{CheckpointWrite, Expect, Fence, LeaseId, Op, OpResult, Revision, Transaction, TxnOutcome};
 use testbed::{EtcdCluster, EtcdConfig, EtcdVersion, Folder, History};
 
@@ -383,7 +383,7 @@ async fn a_full_database_still_lets_keys_be_deleted_and_says_what_to_do() {
     }
 
     let error = connection
-        .grant(leasehold::etcd::lease_id(), 60)
+        .grant(leasehold::backend::etcd::lease_id(), 60)
         .await
         .expect_err("the database is full");
     assert_eq!(error.reason(), "NoSpace", "{error}");

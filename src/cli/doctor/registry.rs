@@ -8,9 +8,10 @@ use kube::ResourceExt;
 use super::finding::{Chapter, Finding};
 use super::releases;
 use crate::api::{Registry, ServiceRegistration};
+use crate::backend::Timeouts;
+use crate::backend::etcd::{self, Connection, EndpointFault, Error, Role, Status, lease_id};
 use crate::cli::entry::access;
 use crate::controller::{ClusterState, Preview};
-use crate::etcd::{self, Connection, EndpointFault, Error, Role, Status, Timeouts, lease_id};
 use crate::format::RecordFormats;
 use crate::kube::{Listing, WatchScope};
 use crate::telemetry::Calls;
@@ -148,11 +149,11 @@ fn problem(error: &Error) -> Finding {
     Finding::problem(error.to_string(), "follow the advice in the message")
 }
 
-fn of_members(members: &[(String, crate::etcd::Result<Status>)]) -> Vec<Finding> {
+fn of_members(members: &[(String, crate::backend::etcd::Result<Status>)]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut clusters: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     let one_answers = members.iter().any(|(_, status)| status.is_ok());
-    let serves = |status: &crate::etcd::Result<Status>| status.as_ref().is_ok_and(|status| !status.is_learner);
+    let serves = |status: &crate::backend::etcd::Result<Status>| status.as_ref().is_ok_and(|status| !status.is_learner);
     let one_serves = members.iter().any(|(_, status)| serves(status));
     for (endpoint, status) in members {
         let status = match status {
@@ -344,7 +345,7 @@ mod tests {
         assert_eq!(well, ["the operator serves this Registry; a leads"]);
     }
 
-    fn grade(members: Vec<crate::etcd::Result<Status>>) -> Grade {
+    fn grade(members: Vec<crate::backend::etcd::Result<Status>>) -> Grade {
         let named = members.into_iter().enumerate();
         let named: Vec<_> = named.map(|(i, member)| (format!("http://e{i}:2379"), member)).collect();
         worst(&[Chapter {

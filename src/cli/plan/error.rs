@@ -3,8 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::backend::etcd;
 use crate::controller::{Refusal, Wrong};
-use crate::etcd;
 use crate::kube::{ClientError, ListingError};
 
 #[derive(Debug, thiserror::Error)]

@@ -11,9 +11,10 @@ use super::error::Error;
 use super::manifests::Manifests;
 use super::{Compared, Plan, unix_time};
 use crate::api::{AddressType, FormatType, Registry, RegistrySpec, ServiceRegistration};
+use crate::backend::etcd::Connection;
+use crate::backend::{Access, Timeouts};
 use crate::cli::entry::{Closed, access};
 use crate::controller::{ClusterState, Outcome, Preview, Refusal, meet};
-use crate::etcd::{Access, Connection, Timeouts};
 use crate::format::RecordFormats;
 use crate::kube::{Listing, WatchScope};
 use crate::model::RegistrationRef;
@@ -253,7 +254,7 @@ async fn cluster_state<'a>(
 }
 
 /// Reads the relevant prefixes of the Registry's etcd, all at one revision, into the preview.
-async fn read(preview: &mut Preview, access: &Access) -> crate::etcd::Result<()> {
+async fn read(preview: &mut Preview, access: &Access) -> crate::backend::etcd::Result<()> {
     let connection = Connection::new(access, Timeouts::default(), Calls::default()).await?;
     let mut revision = None;
     for scope in preview.scopes() {

@@ -212,7 +212,7 @@ fn stored_credentials_reload_and_registry_without_them_has_no_access() {
     assert_eq!(stored.access(), None);
     let hidden = |text: &str| crate::secret::SecretString::from(text.to_owned());
     let access = Access {
-        user: Some(crate::etcd::User {
+        user: Some(crate::backend::User {
             name: hidden("leasehold"),
             password: hidden("swordfish"),
         }),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::etcd;
+use crate::backend::{self, Status};
 
 /// How long etcd may be silent before that is reported. Electing a new etcd leader takes one to two seconds.
 const GRACE: Duration = Duration::from_secs(3);
@@ -11,8 +11,6 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Interval of status requests to a healthy etcd. Only the status shows that its database is full: the operator's
 /// writes do not show it, because etcd's quota check ignores nested transactions.
 const LOOK: Duration = Duration::from_secs(10);
-/// The oldest etcd release that answers every request of the operator (nested transactions). It is from 2019.
-const OLDEST: (u32, u32) = (3, 4);
 
 #[derive(Debug)]
 pub struct BackendHealth {
@@ -30,11 +28,13 @@ pub struct BackendHealth {
     trouble: Option<Trouble>,
     /// Set while its database is full or corrupt: etcd answers, but accepts no new data.
     full: Option<Trouble>,
+    /// Set if its version is not written to.
+    unsupported: Option<Trouble>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// One word: an [`etcd::Error::reason`], or a reason of this module.
+    /// One word: the reason of a [`backend::Error`], or a reason of this module.
     pub reason: &'static str,
     /// What is wrong and what can be done.
     pub message: String,
@@ -42,23 +42,12 @@ pub struct Trouble {
     pub is_access: bool,
 }
 
-impl Trouble {
-    fn no_leader() -> Self {
+impl From<backend::Error> for Trouble {
+    fn from(error: backend::Error) -> Self {
         Self {
-            reason: "NoLeader",
-            message: "members of the etcd cluster answer, but it has no leader: check that most of its members run"
-                .to_owned(),
-            is_access: false,
-        }
-    }
-}
-
-impl From<&etcd::Error> for Trouble {
-    fn from(error: &etcd::Error) -> Self {
-        Self {
-            reason: error.reason(),
-            message: error.to_string(),
             is_access: error.is_access(),
+            reason: error.reason,
+            message: error.message,
         }
     }
 }
@@ -92,6 +81,7 @@ impl BackendHealth {
             was_live: false,
             trouble: None,
             full: None,
+            unsupported: None,
         }
     }
 
@@ -131,29 +121,16 @@ impl BackendHealth {
     }
 
     /// Takes in the result of a status request.
-    pub fn answered(&mut self, answer: Result<etcd::Status, etcd::Error>, now: Instant) {
+    pub fn answered(&mut self, answer: backend::Result<Status>, now: Instant) {
         match answer {
             Ok(status) => {
-                self.trouble = (!status.has_leader).then(Trouble::no_leader);
-                self.full = if status.is_corrupt {
-                    Some(Trouble {
-                        reason: etcd::EndpointFault::Corrupt.reason(),
-                        message: "etcd reports corrupt data of a member and refuses all writes (alarm CORRUPT): \
-                                  replace the corrupt member, then run `etcdctl alarm disarm`"
-                            .to_owned(),
-                        is_access: false,
-                    })
-                } else if status.is_full {
-                    let message = "NOSPACE alarm".to_owned();
-                    Some((&etcd::Error::NoSpace { message }).into())
-                } else {
-                    None
-                };
+                self.trouble = status.trouble.map(Trouble::from);
+                self.full = status.refuses.map(Trouble::from);
+                self.unsupported = status.unsupported.map(Trouble::from);
                 self.version = Some(status.version);
                 self.cluster_id = Some(status.cluster_id);
             }
-            Err(error) if error.is_no_leader() => keep_first(&mut self.trouble, Trouble::no_leader()),
-            Err(error) => keep_first(&mut self.trouble, (&error).into()),
+            Err(error) => keep_first(&mut self.trouble, error.into()),
         }
         let well = self.live && self.version.is_some() && self.full.is_none();
         self.ask_at = Some(now + if well { LOOK } else { ASK_AGAIN });
@@ -182,22 +159,14 @@ impl BackendHealth {
         self.version.as_deref()
     }
 
-    /// Set if etcd is too old to be written to.
-    pub fn too_old(&self) -> Option<Trouble> {
-        let version = self.version.as_deref()?;
-        let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
-        let reported = (parts.next()?, parts.next()?);
-        let (major, minor) = OLDEST;
-        (reported < OLDEST).then(|| Trouble {
-            reason: "UnsupportedVersion",
-            message: format!("etcd {version} is too old, so nothing is written to it: use {major}.{minor} or newer"),
-            is_access: false,
-        })
+    /// Set if its version is not written to.
+    pub fn unsupported(&self) -> Option<&Trouble> {
+        self.unsupported.as_ref()
     }
 
     pub fn link(&self, now: Instant) -> Connectivity {
-        if let Some(trouble) = self.too_old() {
-            return Connectivity::Down(trouble);
+        if let Some(trouble) = self.unsupported() {
+            return Connectivity::Down(trouble.clone());
         }
         if self.live {
             return Connectivity::Up;
@@ -222,18 +191,23 @@ impl BackendHealth {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::ErrorKind;
 
-    fn status(version: &str, has_leader: bool) -> etcd::Status {
-        etcd::Status {
-            version: version.to_owned(),
+    fn status() -> Status {
+        Status {
+            version: "3.6.15".to_owned(),
             cluster_id: 1,
-            revision: 1,
-            db_bytes: 0,
-            has_leader,
-            is_full: false,
-            is_corrupt: false,
-            is_learner: false,
-            member_id: 1,
+            trouble: None,
+            refuses: None,
+            unsupported: None,
+        }
+    }
+
+    fn error(reason: &'static str) -> backend::Error {
+        backend::Error {
+            kind: ErrorKind::Unavailable,
+            reason,
+            message: format!("it has the trouble {reason}"),
         }
     }
 
@@ -246,7 +220,11 @@ mod tests {
         state.view_is_lost(start);
         assert_eq!(state.link(start + GRACE / 2), Connectivity::Unsure);
         assert_eq!(state.changes_at(start), Some(start + GRACE));
-        state.answered(Ok(status("3.6.15", false)), start);
+        let leaderless = Status {
+            trouble: Some(error("NoLeader")),
+            ..status()
+        };
+        state.answered(Ok(leaderless), start);
         let Connectivity::Down(trouble) = state.link(start + GRACE) else {
             panic!("not reported");
         };
@@ -262,16 +240,19 @@ mod tests {
     fn same_trouble_in_other_words_keeps_its_first_message() {
         let start = Instant::now();
         let mut state = BackendHealth::new(start);
-        let timeout = |after| etcd::Error::Timeout {
-            endpoints: "e".to_owned(),
-            call: "status",
-            after,
+        let timeout = |after| backend::Error {
+            message: format!("no answer within {after:?}"),
+            ..error("Timeout")
         };
         state.answered(Err(timeout(Duration::from_secs(5))), start);
         let reported = state.link(start + GRACE);
         state.answered(Err(timeout(Duration::from_millis(4999))), start);
         assert_eq!(state.link(start + GRACE), reported);
-        state.answered(Ok(status("3.6.15", false)), start);
+        let leaderless = Status {
+            trouble: Some(error("NoLeader")),
+            ..status()
+        };
+        state.answered(Ok(leaderless), start);
         assert_ne!(state.link(start + GRACE), reported);
     }
 
@@ -280,15 +261,15 @@ mod tests {
         let now = Instant::now();
         let mut state = BackendHealth::new(now);
         state.view_is_live(now);
-        let full = etcd::Status {
-            is_full: true,
-            ..status("3.6.15", true)
+        let full = Status {
+            refuses: Some(error("NoSpace")),
+            ..status()
         };
         state.answered(Ok(full), now);
         assert_eq!(state.full().map(|trouble| trouble.reason), Some("NoSpace"));
         assert_eq!(state.ask_at(), Some(now + ASK_AGAIN));
         assert_eq!(state.link(now), Connectivity::Up, "keys are read, watched and deleted");
-        state.answered(Ok(status("3.6.15", true)), now);
+        state.answered(Ok(status()), now);
         assert_eq!(state.full(), None);
         assert_eq!(
             state.ask_at(),
@@ -298,30 +279,17 @@ mod tests {
     }
 
     #[test]
-    fn a_corrupt_etcd_is_known_until_the_alarm_is_disarmed() {
-        let now = Instant::now();
-        let mut state = BackendHealth::new(now);
-        state.view_is_live(now);
-        let corrupt = etcd::Status {
-            is_corrupt: true,
-            ..status("3.6.15", true)
-        };
-        state.answered(Ok(corrupt), now);
-        assert_eq!(state.full().map(|trouble| trouble.reason), Some("Corrupt"));
-        state.answered(Ok(status("3.6.15", true)), now);
-        assert_eq!(state.full(), None);
-    }
-
-    #[test]
     fn unsupported_etcd_version_is_reported_although_it_answers() {
         let now = Instant::now();
         let mut state = BackendHealth::new(now);
         state.view_is_live(now);
-        state.answered(Ok(status("3.3.27", true)), now);
+        let old = Status {
+            unsupported: Some(error("UnsupportedVersion")),
+            ..status()
+        };
+        state.answered(Ok(old), now);
         assert!(matches!(state.link(now), Connectivity::Down(trouble) if trouble.reason == "UnsupportedVersion"));
-        for version in ["3.4.0", "3.7.2-rc.0", "4.0.0", "unknown"] {
-            state.answered(Ok(status(version, true)), now);
-            assert_eq!(state.link(now), Connectivity::Up, "{version}");
-        }
+        state.answered(Ok(status()), now);
+        assert_eq!(state.link(now), Connectivity::Up, "it was upgraded");
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::{Outdated, RegistryWorker};
-use crate::etcd::Candidacy;
+use crate::backend::{Backend, Candidacy};
 use crate::model::{Elsewhere, Key, KeyValue, Observation, Prefix, listed};
 use crate::peer::{Hint, PeerStatus, PeerStatuses, RegistryState};
 use crate::plan::{CandidateRecord, in_the_way};
@@ -132,7 +132,7 @@ fn candidacy(stale_since: Option<Instant>, leads: bool, fresh_other: bool, now: 
     }
 }
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     /// Reports once that this replica does not claim the lead, because an earlier candidate watches other namespaces.
     pub(super) fn announce_giving_way(&mut self) {
         let other = self.candidates.in_the_way(&self.context.identity);

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 
 use super::backend_health::Trouble;
 use crate::api::{FormatStatus, Guard, LastSynced, Limits, Reason, RegistryStatus};
+use crate::backend::Access;
 use crate::controller::policy::Verdict;
 use crate::controller::source::Obstacle;
-use crate::etcd::Access;
 use crate::kube::NODES;
 use crate::model::{NamespaceScope, Prefix, RegistrationRef, WatchTarget};
 use crate::plan::{EndpointKind, RegistrationSettings, Since};

@@ -9,15 +9,15 @@ use super::command::MissingPod;
 use super::reporting::Subject;
 use super::{Command, Done, RegistryWorker, Version, guarding, size};
 use crate::api::{Guard, Limits};
+use crate::backend::Backend;
 use crate::controller::policy::Verdict;
-use crate::etcd::{self, Connection};
 use crate::model::{Key, KeyValue, LeaseId, Observation, RECORD_VERSION, RegistrationRef};
 use crate::plan::newer_version;
 
 /// Observations taken in before the worker acts. Most are of its own writes.
 const OBSERVED: usize = 256;
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     /// Takes in all commands that the controller has sent. The caller has locked the cache, so that afterwards the
     /// worker knows everything that belongs to the cache's content.
     pub(super) fn take_commands(&mut self) {
@@ -232,7 +232,7 @@ impl RegistryWorker {
                 result,
                 observed,
             } => self.written((ticket, slot), fence, result, observed),
-            Done::Granted { lease, ttl, result } => self.granted(lease, ttl, result),
+            Done::Granted { ttl, result } => self.granted(ttl, result),
             Done::Asked(answer) => self.state.answered(answer, Instant::now()),
             Done::StillBehind { fence } => self.still_behind(&fence),
             Done::CheckpointsRead { fence, checkpoints, at } => self.checkpoints_read(&fence, checkpoints, at),
@@ -249,10 +249,10 @@ impl RegistryWorker {
     pub(super) fn ask(&mut self, now: Instant) {
         if self.state.ask_at().is_some_and(|at| at <= now) {
             self.state.asked();
-            let (connection, live) = (self.connection.clone(), self.state.is_live());
+            let (backend, live) = (self.backend.clone(), self.state.is_live());
             let key = (!live).then(|| self.leader_key.clone());
             self.tasks
-                .spawn(async move { Done::Asked(question(&connection, key).await) });
+                .spawn(async move { Done::Asked(backend.status(key.as_ref()).await) });
         }
     }
 
@@ -262,27 +262,5 @@ impl RegistryWorker {
         self.metrics.count_lapsed(1);
         self.announce_lapsed(lease);
         self.planner.leases().mark_unconfirmed(lease);
-    }
-}
-
-/// Requests the status of etcd, and reads `key` if one is given: a user without any permission may still read the
-/// status.
-async fn question(connection: &Connection, key: Option<Key>) -> etcd::Result<etcd::Status> {
-    let status = connection.status().await;
-    let looked = match &key {
-        Some(key) => connection.get(key).await.map(drop),
-        None => Ok(()),
-    };
-    let answer = match looked {
-        Err(etcd::Error::PermissionDenied { message }) => Err(etcd::Error::PermissionDenied {
-            message: format!("{message}, for {}", key.as_deref().unwrap_or_default()),
-        }),
-        Err(error) if error.is_access() => Err(error),
-        // Some releases show their status to administrators only. That is no fault.
-        _ => status,
-    };
-    match answer {
-        Ok(status) => Ok(status),
-        Err(error) => Err(connection.explain(error).await),
     }
 }

@@ -10,7 +10,7 @@ use super::expiry::notice;
 use super::registry_status::NotAdopted;
 use super::{Done, RegistryWorker};
 use crate::api::Reason;
-use crate::etcd::{self, Access, Bound, Tls, Trial, Validity};
+use crate::backend::{self, Access, Backend, Bound, Leases, Tls, Trial, Validity};
 
 /// Pause between two attempts: etcd's side of the change may follow.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -59,7 +59,7 @@ pub fn trouble(wrong: crate::controller::access::Wrong) -> Trouble {
     }
 }
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     /// Takes in other endpoints or credentials, or the reason why they cannot be used.
     pub(super) fn offered(&mut self, offer: Result<Box<Access>, Trouble>) {
         let credentials = &mut self.credentials;
@@ -89,16 +89,16 @@ impl RegistryWorker {
         let Some(access) = self.credentials.wanted.clone() else {
             return;
         };
-        if *access == self.connection.access() {
+        if *access == self.backend.access() {
             self.credentials.trouble = None;
             return;
         }
         self.credentials.trying = true;
-        let connection = self.connection.clone();
+        let backend = self.backend.clone();
         let leases = self.lines.renewals.borrow().clone();
         let key = self.leader_key.clone();
         let trial = if self.is_in_use(now, &leases) {
-            let is_same = access.endpoints == connection.access().endpoints;
+            let is_same = access.endpoints == backend.access().endpoints;
             let bound = if is_same {
                 Bound::Any
             } else {
@@ -109,11 +109,11 @@ impl RegistryWorker {
             Trial {
                 key,
                 bound: Bound::Any,
-                leases: etcd::Leases::default(),
+                leases: Leases::default(),
             }
         };
         self.tasks.spawn(async move {
-            let result = connection.change_access(&access, &trial).await;
+            let result = backend.change_access(&access, &trial).await;
             Done::Tried(access, result)
         });
     }
@@ -121,7 +121,7 @@ impl RegistryWorker {
     /// Whether the etcd in use may hold data that could be lost. It holds none if this replica was never connected and
     /// no status says that another one was. Neither does it if no replica has reached it for so long that every lease
     /// has expired.
-    fn is_in_use(&self, now: Instant, leases: &etcd::Leases) -> bool {
+    fn is_in_use(&self, now: Instant, leases: &Leases) -> bool {
         let reported = self.confirmation.seen().is_some_and(|seen| !seen.endpoints.is_empty());
         if !reported && !self.state.was_live() {
             return false;
@@ -139,7 +139,7 @@ impl RegistryWorker {
     }
 
     /// Handles the result of an attempt.
-    pub(super) fn tried(&mut self, access: Box<Access>, result: etcd::Result<()>) {
+    pub(super) fn tried(&mut self, access: Box<Access>, result: backend::Result<()>) {
         let now = Instant::now();
         let credentials = &mut self.credentials;
         credentials.trying = false;
@@ -161,7 +161,7 @@ impl RegistryWorker {
             Err(_) if !is_newest => {}
             Err(error) => {
                 credentials.again_at = Some(now + AGAIN);
-                let trouble = Trouble::from(&error);
+                let trouble = Trouble::from(error.clone());
                 if std::mem::take(&mut credentials.untried) {
                     credentials.trouble = None;
                 }
@@ -180,7 +180,7 @@ impl RegistryWorker {
 
     /// Reports the endpoints and credentials in use as good: the mirror is live.
     pub(super) fn access_is_good(&mut self) {
-        let access = self.connection.access();
+        let access = self.backend.access();
         if self.credentials.reported.as_ref() != Some(&access) {
             self.report_good(access);
         }
@@ -204,7 +204,7 @@ impl RegistryWorker {
 
     /// Whether the credentials are in use, or why not. None if there are none and no trouble.
     pub(super) fn credentials(&self, link: &Connectivity) -> Option<Result<(), Trouble>> {
-        let access = self.connection.access();
+        let access = self.backend.access();
         if let Some(trouble) = &self.credentials.trouble
             && (trouble.is_access || !self.credentials.moves_from(&access))
         {
@@ -215,7 +215,7 @@ impl RegistryWorker {
         }
         match link {
             Connectivity::Down(trouble) if trouble.is_access => Some(Err(trouble.clone())),
-            _ if self.connection.is_open_to_all() => Some(Err(Trouble {
+            _ if self.backend.is_open_to_all() => Some(Err(Trouble {
                 reason: Reason::AuthenticationOff.as_str(),
                 message: "authentication is disabled in etcd, so every client may write to it: enable it \
                           (etcdctl auth enable), or remove spec.etcd.auth"
@@ -233,7 +233,7 @@ impl RegistryWorker {
 
     /// What the spec says and was not adopted, if its endpoints differ from those in use.
     pub(super) fn not_adopted(&self) -> Option<NotAdopted> {
-        let access = self.connection.access();
+        let access = self.backend.access();
         let trouble = self.credentials.trouble.as_ref();
         let trouble = trouble.filter(|_| !self.credentials.untried && self.credentials.moves_from(&access))?;
         Some(NotAdopted {

@@ -11,6 +11,7 @@ use super::backend_health::Connectivity;
 use super::registry_status::reason;
 use super::reporting::{ReporterRole, Subject};
 use crate::api::{ConditionType, Reason};
+use crate::backend::Backend;
 use crate::kube::{About, Events, Notice};
 use crate::model::{LeaseId, RegistrationRef};
 use crate::plan::{Conflict, GuardEvent, Holder, Holding, Release, Report};
@@ -135,7 +136,7 @@ fn occurrence(Conflict { key, holder, .. }: &Conflict) -> String {
     }
 }
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     /// Publishes that etcd has become unreachable, or is reachable again. The replica that published the one publishes
     /// the other.
     pub(super) fn announce_link(&mut self, link: &Connectivity) {

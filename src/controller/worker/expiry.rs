@@ -2,7 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::etcd::Validity;
+use crate::backend::Validity;
 
 /// How long before the expiry the report starts.
 const NOTICE: SignedDuration = SignedDuration::from_hours(7 * 24);

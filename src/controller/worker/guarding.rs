@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::{RegistryWorker, size};
 use crate::api::{APPROVE_REMOVALS, Guard};
-use crate::etcd::lease_id;
+use crate::backend::{Backend, random};
 use crate::plan::{self, GuardEvent, GuardSettings, Holding, Moment};
 
 /// The input of the guard, and what is reported about it.
@@ -54,7 +54,7 @@ pub fn moment(now: Instant) -> Moment {
     }
 }
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     /// Lets the guard decide about unconfirmed removals, if this replica is the one to decide: it leads, its view is
     /// live, and it has caught up.
     pub(super) fn guard(&mut self, now: Instant) {
@@ -65,7 +65,7 @@ impl RegistryWorker {
         let approved = self.guarding.approved.as_deref();
         let event = self
             .planner
-            .decide_removals(moment, approved, || lease_id().to_string());
+            .decide_removals(moment, approved, || format!("{:016x}", random()));
         let is_new = event.is_some() || self.guarding.holding == Holding::Undecided;
         if is_new && self.planner.has_decided_leftovers() {
             self.guarding.holding = match self.planner.hold() {

@@ -56,7 +56,7 @@ use super::cache::{Cache, SharedCache};
 use super::debouncer::Debouncer;
 use super::gates::GateEvent;
 use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
-use crate::etcd::{self, Access, Candidacy, Connection, Leadership, Timeouts};
+use crate::backend::{self, Access, Backend, Candidacy, Leadership, Leases, Timeouts};
 use crate::kube::{Events, SharedCheckpoint, Source, StatusUpdate, WriterCommand};
 use crate::model::{
     Fence, Freshness, Key, KeyValue, LeaderFlag, LeaseId, Prefix, RegistrationRef, Revision, TxnOutcome,
@@ -84,7 +84,7 @@ pub struct Context {
     pub identity: Arc<str>,
     /// TTL of the election session, in seconds.
     pub session_ttl: u32,
-    /// Timeouts of calls to etcd.
+    /// Timeouts of requests to a store.
     pub timeouts: Timeouts,
     /// The checkpoint of the Kubernetes watches, and the namespaces that they cover.
     pub checkpoint: SharedCheckpoint,
@@ -125,21 +125,20 @@ enum Done {
         slot: WriteSlot,
         /// The fence it was sent under.
         fence: Fence,
-        result: etcd::Result<TxnOutcome>,
+        result: backend::Result<TxnOutcome>,
         /// When the oldest change in it was observed.
         observed: Instant,
     },
     Granted {
-        lease: LeaseId,
         ttl: u32,
-        result: etcd::Result<i64>,
+        result: backend::Result<LeaseId>,
     },
     /// etcd answered a status request.
-    Asked(etcd::Result<etcd::Status>),
+    Asked(backend::Result<backend::Status>),
     /// Other endpoints or credentials were tried.
-    Tried(Box<Access>, etcd::Result<()>),
+    Tried(Box<Access>, backend::Result<()>),
     /// etcd listed the keys on our leases.
-    Listed(etcd::Result<Vec<Key>>),
+    Listed(backend::Result<Vec<Key>>),
     /// The watches had a while to receive what a new leader lacks.
     StillBehind {
         /// The fence under which the worker waited.
@@ -149,18 +148,18 @@ enum Done {
     CheckpointsRead {
         /// The fence under which the worker asked for them.
         fence: Fence,
-        checkpoints: etcd::Result<Vec<(Key, KeyValue)>>,
+        checkpoints: backend::Result<Vec<(Key, KeyValue)>>,
         /// When the read ended.
         at: Instant,
     },
     /// Keys were read that no registration is known to want.
-    Looked(etcd::Result<Vec<(Key, Option<KeyValue>, Revision)>>),
+    Looked(backend::Result<Vec<(Key, Option<KeyValue>, Revision)>>),
     /// The permission probe found which part of a refused request etcd denies.
-    Searched(PermissionProbe, etcd::Result<Found>),
+    Searched(PermissionProbe, backend::Result<Found>),
     /// Denied prefixes and leases were tried again.
     Probed(Probed),
     /// etcd was asked which prefixes it grants together.
-    LeaseGroups(etcd::Result<LeaseGroups>),
+    LeaseGroups(backend::Result<LeaseGroups>),
 }
 
 /// Channels from the controller, and to and from the tasks that talk to this etcd while the Registry is served.
@@ -173,7 +172,7 @@ struct Channels {
     /// To the mirror: the prefixes to watch.
     scopes: mpsc::UnboundedSender<Arc<BTreeSet<Prefix>>>,
     /// To the renewal task: the leases to renew.
-    renewals: watch::Sender<etcd::Leases>,
+    renewals: watch::Sender<Leases>,
     /// From the renewal task: when the first lease expires. In the past while this replica has not yet renewed one of
     /// them.
     ends: watch::Receiver<Option<Instant>>,
@@ -203,11 +202,11 @@ impl Kubernetes {
     }
 }
 
-struct RegistryWorker {
+struct RegistryWorker<B> {
     name: Arc<str>,
     context: Context,
     metrics: RegistryMetrics,
-    connection: Connection,
+    backend: B,
     credentials: Credentials,
     /// Whether a replica confirms the Registry's status.
     confirmation: Confirmation,
@@ -269,12 +268,12 @@ struct RegistryWorker {
     tasks: JoinSet<Done>,
 }
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     fn new(
         name: Arc<str>,
         (limits, version): (Limits, Version),
         context: Context,
-        (connection, leader_key): (Connection, Key),
+        (backend, leader_key): (B, Key),
         planner: Planner,
         lines: Channels,
     ) -> Self {
@@ -303,7 +302,7 @@ impl RegistryWorker {
             led: false,
             last_fence: None,
             state: BackendHealth::new(now),
-            rights: Rights::new(&connection),
+            rights: Rights::new(backend.capabilities()),
             rejections: rejections::Rejections::default(),
             orphans: orphans::OrphanCollection::default(),
             guarding: Guarding::default(),
@@ -318,7 +317,7 @@ impl RegistryWorker {
             tasks: JoinSet::new(),
             name,
             context,
-            connection,
+            backend,
             credentials: Credentials::default(),
             leader_key,
             version,

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{Done, RegistryWorker};
 use crate::api::{Registry, ServiceRegistration};
-use crate::etcd::{self, Leadership};
+use crate::backend::{self, Backend, ErrorKind, Leadership};
 use crate::kube::StatusUpdate;
 use crate::model::{Key, KeyValue, RegistrationRef, Revision};
 
@@ -46,7 +46,7 @@ impl OrphanCollection {
     }
 }
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     pub(super) fn leads(&self) -> bool {
         matches!(&self.leadership, Leadership::Leading(_))
     }
@@ -113,19 +113,18 @@ impl RegistryWorker {
             running: true,
             not_before: None,
         };
-        let (connection, leases) = (self.connection.clone(), self.planner.lease_ids());
+        let (backend, leases) = (self.backend.clone(), self.planner.lease_ids());
         self.tasks.spawn(async move {
             let questions = stream::iter(leases).map(|lease| {
-                let connection = &connection;
-                async move { allowed(connection.lease(lease, true).await) }
+                let backend = &backend;
+                async move { allowed(backend.keys_on(lease).await.map(Some)) }
             });
-            let states: etcd::Result<Vec<_>> = questions.buffer_unordered(QUESTIONS).try_collect().await;
-            let keys = states.map(|states| states.into_iter().flatten().flat_map(|state| state.keys).collect());
-            Done::Listed(keys)
+            let keys: backend::Result<Vec<_>> = questions.buffer_unordered(QUESTIONS).try_collect().await;
+            Done::Listed(keys.map(|keys| keys.into_iter().flatten().flatten().collect()))
         });
     }
 
-    pub(super) fn listed(&mut self, keys: etcd::Result<Vec<Key>>) {
+    pub(super) fn listed(&mut self, keys: backend::Result<Vec<Key>>) {
         let unknown = match keys {
             Ok(keys) => self.planner.unknown_keys(keys),
             Err(error) => return self.orphan_collection_failed(&error),
@@ -134,21 +133,21 @@ impl RegistryWorker {
             self.orphans.running = false;
             return;
         }
-        let connection = self.connection.clone();
+        let backend = self.backend.clone();
         self.tasks.spawn(async move {
             let looks = stream::iter(unknown).map(|key| {
-                let connection = &connection;
+                let backend = &backend;
                 async move {
-                    let found = allowed(connection.get(&key).await.map(Some))?;
+                    let found = allowed(backend.get(&key).await.map(Some))?;
                     Ok(found.map(|(held, revision)| (key, held, revision)))
                 }
             });
-            let found: etcd::Result<Vec<_>> = looks.buffer_unordered(QUESTIONS).try_collect().await;
+            let found: backend::Result<Vec<_>> = looks.buffer_unordered(QUESTIONS).try_collect().await;
             Done::Looked(found.map(|found| found.into_iter().flatten().collect()))
         });
     }
 
-    pub(super) fn looked(&mut self, found: etcd::Result<Vec<(Key, Option<KeyValue>, Revision)>>) {
+    pub(super) fn looked(&mut self, found: backend::Result<Vec<(Key, Option<KeyValue>, Revision)>>) {
         let found = match found {
             Ok(found) => found,
             Err(error) => return self.orphan_collection_failed(&error),
@@ -164,7 +163,7 @@ impl RegistryWorker {
         }
     }
 
-    fn orphan_collection_failed(&mut self, error: &etcd::Error) {
+    fn orphan_collection_failed(&mut self, error: &backend::Error) {
         tracing::warn!(registry = %self.name, %error, "cannot list the keys on the operator's leases; trying again");
         self.orphans = OrphanCollection {
             due: true,
@@ -175,9 +174,9 @@ impl RegistryWorker {
 }
 
 /// Skips what etcd does not let us read. The rest is still collected.
-fn allowed<T>(answer: etcd::Result<Option<T>>) -> etcd::Result<Option<T>> {
+fn allowed<T>(answer: backend::Result<Option<T>>) -> backend::Result<Option<T>> {
     match answer {
-        Err(etcd::Error::PermissionDenied { .. }) => Ok(None),
+        Err(error) if error.kind == ErrorKind::Denied => Ok(None),
         answer => answer,
     }
 }

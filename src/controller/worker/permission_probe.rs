@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
-use crate::etcd::{self, Connection};
+use crate::backend::{Backend, Result};
 use crate::model::{Key, LeaseId, Prefix};
 use crate::plan::{LeaseGroups, ProbeCandidate, folders};
 
@@ -19,37 +19,28 @@ pub struct Found {
     pub(super) leases: Vec<LeaseId>,
 }
 
-/// Whether etcd allows a request. Returns an error if it failed for another reason than a missing permission.
-pub(super) fn is_allowed(answer: etcd::Result<()>) -> etcd::Result<bool> {
-    match answer {
-        Ok(()) => Ok(true),
-        Err(etcd::Error::PermissionDenied { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
 /// Returns which of `candidates` may not be written, and to which of `leases` no key may be attached. Each lease comes
 /// with a bookkeeping key to try.
 pub(super) async fn find(
-    connection: &Connection,
+    backend: &impl Backend,
     candidates: Vec<ProbeCandidate>,
     leases: Vec<(LeaseId, Key)>,
-) -> etcd::Result<Found> {
+) -> Result<Found> {
     let scopes = stream::iter(candidates).map(|ProbeCandidate { prefix, keys }| async move {
-        let key = denied_key(connection, keys).await?;
-        Ok::<_, etcd::Error>(key.map(|key| (prefix, key)))
+        let key = denied_key(backend, keys).await?;
+        Ok::<_, crate::backend::Error>(key.map(|key| (prefix, key)))
     });
     let scopes: Vec<_> = scopes.buffer_unordered(QUESTIONS).try_collect().await?;
     // If our own bookkeeping may not be written, no lease is to blame.
     let bookkeeping = leases.first().map(|(_, key)| key.clone());
     if let Some(key) = bookkeeping
-        && !is_allowed(connection.may_write(&key).await)?
+        && !backend.may_write(std::slice::from_ref(&key)).await?
     {
         return Ok(Found::default());
     }
     let leases = stream::iter(leases).map(|(lease, key)| async move {
-        let allowed = is_allowed(connection.may_attach(&key, lease).await)?;
-        Ok::<_, etcd::Error>((!allowed).then_some(lease))
+        let allowed = backend.may_attach(&key, lease).await?;
+        Ok::<_, crate::backend::Error>((!allowed).then_some(lease))
     });
     let leases: Vec<_> = leases.buffer_unordered(QUESTIONS).try_collect().await?;
     Ok(Found {
@@ -59,13 +50,13 @@ pub(super) async fn find(
 }
 
 /// Returns one of `keys` that may not be written. None if all may be.
-async fn denied_key(connection: &Connection, mut keys: Vec<Key>) -> etcd::Result<Option<Key>> {
-    if is_allowed(connection.may_write_all(&keys).await)? {
+async fn denied_key(backend: &impl Backend, mut keys: Vec<Key>) -> Result<Option<Key>> {
+    if backend.may_write(&keys).await? {
         return Ok(None);
     }
     while keys.len() > 1 {
         let rest = keys.split_off(keys.len() / 2);
-        if is_allowed(connection.may_write_all(&keys).await)? {
+        if backend.may_write(&keys).await? {
             keys = rest;
         }
     }
@@ -75,11 +66,11 @@ async fn denied_key(connection: &Connection, mut keys: Vec<Key>) -> etcd::Result
 /// Extends the `known` lease groups by those of `scopes`: for each, the widest enclosing prefix that may be written as
 /// a whole, or itself.
 pub(super) async fn lease_groups(
-    connection: &Connection,
+    backend: &impl Backend,
     scopes: BTreeSet<Prefix>,
     known: LeaseGroups,
-) -> etcd::Result<LeaseGroups> {
-    if connection.is_open_to_all() {
+) -> Result<LeaseGroups> {
+    if backend.is_open_to_all() {
         return Ok(LeaseGroups::everything());
     }
     let (mut known, mut denied) = (known, BTreeSet::new());
@@ -92,7 +83,7 @@ pub(super) async fn lease_groups(
             if denied.contains(&folder) {
                 continue;
             }
-            if is_allowed(connection.may_write_below(&folder).await)? {
+            if backend.may_write_below(&folder).await? {
                 widest = folder;
                 break;
             }

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::RegistryWorker;
-use crate::etcd;
+use crate::backend::{self, Backend, ErrorKind};
 use crate::model::Backoff;
-use crate::plan::{Narrowed, Objection, Owner, Ticket};
+use crate::plan::{Narrowed, Owner, Ticket};
 
 /// Pause before a rejected record set is tried again, doubled each time. Changed records are tried at once.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
@@ -52,14 +52,18 @@ impl Rejections {
     }
 }
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     /// Handles a transaction that etcd rejected for its content. Returns false if no registration is to blame.
-    pub(super) fn content_rejected(&mut self, ticket: Ticket, error: &etcd::Error) -> bool {
-        let (objection, done) = match error {
-            etcd::Error::TooLarge { .. } => (Objection::TooLarge, error.is_answer_too_large()),
-            _ => (Objection::Invalid, false),
+    pub(super) fn content_rejected(&mut self, ticket: Ticket, error: &backend::Error) -> bool {
+        let ErrorKind::Rejected {
+            objection,
+            cause,
+            may_be_done,
+        } = &error.kind
+        else {
+            return false;
         };
-        match self.planner.reject(ticket, objection, &error.cause(), done) {
+        match self.planner.reject(ticket, *objection, cause, *may_be_done) {
             Narrowed::Bookkeeping => return false,
             Narrowed::Split => tracing::debug!(registry = %self.name, %error, "splitting a rejected transaction"),
             Narrowed::Found { owner, again } => {

@@ -16,11 +16,11 @@ use crate::api::{
     ConditionStatus, ConditionType, FormatStatus, LastSynced, Reason, Registry, RegistryStatus, ServiceRegistration,
     ServiceRegistrationStatus, conditions,
 };
+use crate::backend::{Backend, Leadership};
 use crate::controller::cache::Cache;
 use crate::controller::debouncer::Debouncer;
 use crate::controller::gates::{GateEvent, spec_version};
 use crate::controller::source::Obstacle;
-use crate::etcd::Leadership;
 use crate::kube::{Amendment, StatusUpdate, WritePolicy};
 use crate::model::RegistrationRef;
 use crate::plan::{self, EndpointKind, Holding, Readiness, status_of};
@@ -273,7 +273,7 @@ pub fn unconfirmed(registration: &RegistrationRef, registry: &str) -> StatusUpda
     StatusUpdate::Amended(registration.clone(), Amendment::new(amendment))
 }
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     /// Writes the reports that are due. Returns when the Registry's status is to be written again.
     pub(super) fn report(&mut self, at: Instant) -> Option<Instant> {
         let reporter = self.reporter(at);
@@ -430,7 +430,7 @@ impl RegistryWorker {
             generation: self.version.generation,
             not_adopted: self.not_adopted(),
             endpoints: if was_live {
-                self.connection.access().endpoints
+                self.backend.access().endpoints
             } else {
                 let reported = self.confirmation.seen().map(|seen| seen.endpoints.clone());
                 reported.unwrap_or_default()
@@ -460,12 +460,8 @@ impl RegistryWorker {
     /// The unused endpoints, with reasons. None if all are used, or if there is only one: its condition describes it
     /// anyway.
     fn unused_endpoints(&self) -> Option<String> {
-        let faults = self.connection.faults();
-        let is_single = self.connection.access().endpoints.len() == 1;
-        let words: Vec<_> = faults
-            .iter()
-            .map(|(endpoint, fault)| fault.describe(endpoint))
-            .collect();
+        let words = self.backend.unused_endpoints();
+        let is_single = self.backend.access().endpoints.len() == 1;
         (!words.is_empty() && !is_single).then(|| words.join("; "))
     }
 

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 
 use super::RegistryWorker;
-use super::permission_probe::{Found, QUESTIONS, find, is_allowed, lease_groups};
+use super::permission_probe::{Found, QUESTIONS, find, lease_groups};
 use super::writing::{Refused, Written};
-use crate::etcd::{self, Connection};
+use crate::backend::{self, Backend, Capabilities};
 use crate::model::{Backoff, Key, LeaseId, Prefix, listed};
 use crate::plan::{LeaseGroups, ProbeCandidate, Right};
 
@@ -52,7 +52,7 @@ pub struct Rights {
     not_before: Instant,
     /// Leases that etcd is being asked about.
     searched: BTreeSet<LeaseId>,
-    /// The questions about lease groups. None without credentials: etcd is not asked then.
+    /// The questions about lease groups. None if the store has no permissions.
     grants: Option<Grants>,
 }
 
@@ -76,7 +76,7 @@ struct Grants {
 /// A refused request whose cause is being looked for.
 #[derive(Debug)]
 pub enum PermissionProbe {
-    Written(Written, etcd::Error),
+    Written(Written, backend::Error),
     /// The renewal of a lease.
     Renewal(LeaseId),
 }
@@ -86,13 +86,13 @@ pub enum PermissionProbe {
 pub struct Probed(Vec<(Thing, Option<bool>)>);
 
 impl Rights {
-    pub fn new(connection: &Connection) -> Self {
+    pub fn new(capabilities: Capabilities) -> Self {
         Self {
             denied: BTreeMap::new(),
             probing: false,
             not_before: Instant::now(),
             searched: BTreeSet::new(),
-            grants: connection.access().has_credentials().then(|| Grants {
+            grants: capabilities.has_permissions.then(|| Grants {
                 due: None,
                 asking: false,
                 not_before: Instant::now(),
@@ -158,11 +158,11 @@ impl Rights {
     }
 }
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     // ---- refused requests ----
 
     /// Starts a permission probe after etcd refused a transaction for lack of a permission.
-    pub(super) fn search_refused(&mut self, sent: Written, error: etcd::Error) {
+    pub(super) fn search_refused(&mut self, sent: Written, error: backend::Error) {
         let (candidates, leases) = self.planner.probe_candidates(sent.ticket);
         self.search(PermissionProbe::Written(sent, error), candidates, leases);
     }
@@ -181,15 +181,15 @@ impl RegistryWorker {
             .into_iter()
             .map(|lease| (lease, self.planner.record_key(lease)))
             .collect();
-        let connection = self.connection.clone();
+        let backend = self.backend.clone();
         self.tasks.spawn(async move {
-            let found = find(&connection, candidates, leases).await;
+            let found = find(&backend, candidates, leases).await;
             super::Done::Searched(search, found)
         });
     }
 
     /// Handles the result of a permission probe.
-    pub(super) fn searched(&mut self, search: PermissionProbe, found: etcd::Result<Found>) {
+    pub(super) fn searched(&mut self, search: PermissionProbe, found: backend::Result<Found>) {
         let now = Instant::now();
         let found = found.unwrap_or_else(|error| {
             tracing::debug!(registry = %self.name, %error, "permission probe failed");
@@ -260,16 +260,16 @@ impl RegistryWorker {
             })
             .collect();
         self.rights.probing = true;
-        let connection = self.connection.clone();
+        let backend = self.backend.clone();
         self.tasks.spawn(async move {
             let probes = stream::iter(asked).map(|(thing, key, lease)| {
-                let connection = &connection;
+                let backend = &backend;
                 async move {
                     let answer = match lease {
-                        None => connection.may_write(&key).await,
-                        Some(lease) => connection.may_attach(&key, lease).await,
+                        None => backend.may_write(std::slice::from_ref(&key)).await,
+                        Some(lease) => backend.may_attach(&key, lease).await,
                     };
-                    (thing, is_allowed(answer).ok())
+                    (thing, answer.ok())
                 }
             });
             super::Done::Probed(Probed(probes.buffer_unordered(QUESTIONS).collect().await))
@@ -330,13 +330,13 @@ impl RegistryWorker {
             return;
         }
         grants.asking = true;
-        let connection = self.connection.clone();
+        let backend = self.backend.clone();
         self.tasks
-            .spawn(async move { super::Done::LeaseGroups(lease_groups(&connection, scopes, known).await) });
+            .spawn(async move { super::Done::LeaseGroups(lease_groups(&backend, scopes, known).await) });
     }
 
     /// Takes in which prefixes etcd grants together.
-    pub(super) fn lease_groups_listed(&mut self, reported: etcd::Result<LeaseGroups>) {
+    pub(super) fn lease_groups_listed(&mut self, reported: backend::Result<LeaseGroups>) {
         if let Some(grants) = &mut self.rights.grants {
             grants.asking = false;
         }

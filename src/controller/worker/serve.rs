@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use super::confirmation::{self, Confirmation, Outcome};
 use super::{Channels, Command, Context, RegistryWorker, Trouble, Version, guarding, reporting, size};
 use crate::api::RegistrySpec;
+use crate::backend::{Backend, Campaign, Candidacy, Capabilities, Leadership, LeaseEvent, Leases};
 use crate::controller::failure::Failure;
-use crate::etcd::{self, Access, Campaign, Candidacy, Connection, Leadership, LeaseEvent};
 use crate::model::{Elsewhere, LeaderFlag};
 use crate::plan::{MetaKeys, Planner};
 use crate::telemetry::{RegistryHealth, RegistryMetrics};
@@ -24,23 +24,18 @@ const OBSERVATIONS: usize = 256;
 /// Interval of the check whether another replica is connected to a Registry that this replica cannot use.
 const LOOK: Duration = Duration::from_secs(10);
 
-async fn connect(access: Result<Box<Access>, Trouble>, context: &Context) -> Result<Connection, Trouble> {
-    let connection = Connection::new(&*access?, context.timeouts, context.metrics.calls.clone()).await;
-    connection.map_err(|error| (&error).into())
-}
-
-/// Serves the Registry `name` until `shutdown` or the end of `commands`. Returns an error if one of its tasks has
+/// Serves the Registry `name`, whose store is `backend`, until `shutdown` or the end of `commands`. Returns an error if one of its tasks has
 /// ended, which none ever should.
-pub async fn serve(
+pub async fn serve<B: Backend>(
     name: Arc<str>,
     (spec, version): (RegistrySpec, Version),
-    access: Result<Box<Access>, Trouble>,
+    backend: Result<B, Trouble>,
     context: Context,
     (commands, leader): (mpsc::UnboundedReceiver<Command>, LeaderFlag),
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    let connection = match connect(access, &context).await {
-        Ok(connection) => connection,
+    let backend = match backend {
+        Ok(backend) => backend,
         Err(trouble) => return idle(&name, version.generation, &context, &trouble, commands, shutdown).await,
     };
     let meta = MetaKeys::of_registry(&spec.etcd.meta_prefix, &context.cluster_id, &name);
@@ -48,7 +43,7 @@ pub async fn serve(
     let (scopes, wanted) = mpsc::unbounded_channel();
     // The mirror reads our bookkeeping at once: it contains the leases to renew.
     let _ = scopes.send(Arc::new(BTreeSet::from([meta.prefix().clone()])));
-    let renewals = watch::Sender::new(etcd::Leases::default());
+    let renewals = watch::Sender::new(Leases::default());
     let (leads, leadership) = watch::channel(Leadership::Seeking);
     let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
     let (sends, mut lease_events) = mpsc::channel(OBSERVATIONS);
@@ -59,16 +54,18 @@ pub async fn serve(
     let ending = shutdown.child_token();
     let mut parts = JoinSet::new();
     let essential = meta.prefix().clone();
-    let mirror = etcd::mirror(connection.clone(), essential, wanted, sees, ending.clone());
+    let mirror = backend.clone().mirror(essential, wanted, sees, ending.clone());
     parts.spawn(named("mirror", mirror));
-    let renewal = etcd::renew(connection.clone(), renewals.subscribe(), sends, soonest, ending.clone());
+    let renewal = backend
+        .clone()
+        .renew(renewals.subscribe(), sends, soonest, ending.clone());
     parts.spawn(named("renewal", renewal));
     parts.spawn(named(
         "lease end metric",
         show_end(ends.clone(), metrics, ending.clone()),
     ));
     let election = elect(
-        connection.clone(),
+        backend.clone(),
         campaign(&meta, &context),
         candidacy,
         &context,
@@ -86,19 +83,12 @@ pub async fn serve(
         ends,
         candidacy: stands,
     };
-    let mut planner = Planner::new(meta, size(spec.limits.keys_per_lease));
-    planner.set_guard(guarding::settings(&spec.guard));
-    planner.set_rate_limit(spec.limits.changes_per_second_per_namespace);
-    // Without credentials etcd either allows everything or refuses everything. With them, keys wait until etcd has been
-    // asked which prefixes it grants together.
-    if connection.access().has_credentials() {
-        planner.await_lease_groups();
-    }
+    let planner = planner(meta, &spec, backend.capabilities());
     let mut worker = RegistryWorker::new(
         name,
         (spec.limits, version),
         context,
-        (connection, leader_key),
+        (backend, leader_key),
         planner,
         lines,
     );
@@ -150,6 +140,17 @@ pub async fn serve(
     Ok(())
 }
 
+fn planner(meta: MetaKeys, spec: &RegistrySpec, capabilities: Capabilities) -> Planner {
+    let mut planner = Planner::new(meta, size(spec.limits.keys_per_lease));
+    planner.set_guard(guarding::settings(&spec.guard));
+    planner.set_rate_limit(spec.limits.changes_per_second_per_namespace);
+    // Keys wait until the store has been asked which prefixes it grants together.
+    if capabilities.has_permissions {
+        planner.await_lease_groups();
+    }
+    planner
+}
+
 fn campaign(meta: &MetaKeys, context: &Context) -> Campaign {
     Campaign {
         leader_key: meta.leader(),
@@ -164,23 +165,16 @@ fn campaign(meta: &MetaKeys, context: &Context) -> Campaign {
 }
 
 /// Campaigns once the API server has confirmed which cluster this is.
-fn elect(
-    connection: Connection,
+fn elect<B: Backend>(
+    backend: B,
     campaign: Campaign,
     candidacy: watch::Receiver<Candidacy>,
     context: &Context,
     leads: watch::Sender<Leadership>,
     end: CancellationToken,
-) -> impl Future<Output = ()> + use<> {
+) -> impl Future<Output = ()> + use<B> {
     let (confirmed, presences) = (context.cluster_confirmed.clone(), context.peers.statuses());
-    let campaign = Box::pin(etcd::campaign(
-        connection,
-        campaign,
-        candidacy,
-        presences,
-        leads,
-        end.clone(),
-    ));
+    let campaign = Box::pin(backend.campaign(campaign, candidacy, presences, leads, end.clone()));
     async move {
         tokio::select! {
             biased;

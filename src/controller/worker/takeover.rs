@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::write_slots::WriteSlot;
 use super::{Done, Outdated, RegistryWorker};
-use crate::etcd::{self, Snapshot};
+use crate::backend::{self, Backend};
 use crate::model::{Backoff, Checkpoint, Fence, Freshness, Key, KeyValue, Transaction};
 
 /// What a new leader has to observe before it writes.
@@ -29,7 +29,7 @@ pub(super) struct CatchingUp {
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     /// Starts catching up under a new fence. No other replica can have written since this replica got it, so the
     /// current checkpoints cover everything that a predecessor acted on.
     pub(super) fn catch_up(&mut self, fence: Fence) {
@@ -74,11 +74,10 @@ impl RegistryWorker {
 
     /// Reads the checkpoints of former leaders after a pause.
     fn read_checkpoints(&mut self, fence: Fence, pause: Duration) {
-        let (connection, checkpoints) = (self.connection.clone(), self.planner.checkpoints());
+        let (backend, checkpoints) = (self.backend.clone(), self.planner.checkpoints());
         self.tasks.spawn(async move {
             tokio::time::sleep(pause).await;
-            let read = connection.range(&checkpoints, None).await;
-            let (checkpoints, at) = (read.map(|Snapshot { entries, .. }| entries), Instant::now());
+            let (checkpoints, at) = (backend.list(&checkpoints).await, Instant::now());
             Done::CheckpointsRead { fence, checkpoints, at }
         });
     }
@@ -88,7 +87,7 @@ impl RegistryWorker {
     pub(super) fn checkpoints_read(
         &mut self,
         fence: &Fence,
-        checkpoints: etcd::Result<Vec<(Key, KeyValue)>>,
+        checkpoints: backend::Result<Vec<(Key, KeyValue)>>,
         at: Instant,
     ) {
         if self.catching_up.as_ref().is_none_or(|one| one.fence != *fence) {

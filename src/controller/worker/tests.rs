@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::api::{LastSynced, ServiceRegistrationStatus};
+use crate::backend::etcd;
 use crate::kube::{About, Notice, WatchScope, WritePolicy};
 use crate::model::{Checkpoint, NamespaceScope, Observation, WatchTarget};
 use crate::plan::{self, Holding, MetaKeys, PodState, RegistrationSettings};
@@ -14,7 +15,7 @@ use crate::plan::{self, Holding, MetaKeys, PodState, RegistrationSettings};
 const PODS: WatchTarget = WatchTarget::of_cluster(crate::kube::PODS);
 
 struct Rig {
-    worker: Box<RegistryWorker>,
+    worker: Box<RegistryWorker<etcd::Connection>>,
     leads: watch::Sender<Leadership>,
     updates: mpsc::UnboundedReceiver<StatusUpdate<ServiceRegistration>>,
     registry_updates: mpsc::UnboundedReceiver<StatusUpdate<Registry>>,
@@ -62,8 +63,8 @@ impl Rig {
         let (context, ends) = Context::for_test();
         context.cluster_confirmed.cancel();
         // No process listens there.
-        let access = etcd::Access::open(vec!["http://127.0.0.1:1".to_owned()]);
-        let opened = Connection::new(&access, context.timeouts, context.metrics.calls.clone());
+        let access = Access::open(vec!["http://127.0.0.1:1".to_owned()]);
+        let opened = etcd::Connection::new(&access, context.timeouts, context.metrics.calls.clone());
         let connection = Box::pin(opened).await;
         let (leads, leadership) = watch::channel(Leadership::Seeking);
         let (scopes, wanted) = mpsc::unbounded_channel();
@@ -72,7 +73,7 @@ impl Rig {
             leader: crate::model::LeaderFlag::default(),
             leadership,
             scopes,
-            renewals: watch::Sender::new(etcd::Leases::default()),
+            renewals: watch::Sender::new(Leases::default()),
             ends: watch::channel(None).1,
             candidacy: watch::Sender::new(Candidacy::default()),
         };
@@ -198,7 +199,7 @@ impl Rig {
 }
 
 /// However late it is, the next time to act must be in the future.
-fn assert_rests(worker: &mut RegistryWorker) {
+fn assert_rests(worker: &mut RegistryWorker<etcd::Connection>) {
     let now = Instant::now();
     let wake = worker.act();
     assert!(wake > now, "the worker would loop without a pause");
@@ -241,7 +242,7 @@ async fn leader_with_failed_orphan_collection_rests_until_etcd_is_back() {
     let mut rig = Rig::new().await;
     rig.register();
     rig.lead_first();
-    let error = etcd::Error::Busy { message: String::new() };
+    let error = etcd::Error::Busy { message: String::new() }.into();
     rig.worker.listed(Err(error));
     rig.worker.orphans.fail_long_ago();
     assert_rests(&mut rig.worker);
@@ -299,11 +300,11 @@ async fn lease_granted_after_leadership_is_lost_is_not_renewed() {
     rig.lead(Leadership::Leading(fence(7)));
     let early = LeaseId(1);
     rig.worker.writing.begin_grant();
-    rig.worker.granted(early, 30, Ok(30));
+    rig.worker.granted(30, Ok(early));
     assert_eq!(rig.worker.planner.leases().len(), 1);
     rig.worker.writing.begin_grant();
     rig.standby();
-    rig.worker.granted(LeaseId(2), 30, Ok(30));
+    rig.worker.granted(30, Ok(LeaseId(2)));
     assert_eq!(
         rig.worker.planner.leases().len(),
         0,
@@ -451,7 +452,7 @@ async fn notes_that_cannot_be_read_are_said_and_asked_for_again() {
     rig.lead(Leadership::Leading(fence(7)));
     let denied = || {
         let message = "etcdserver: permission denied".to_owned();
-        Err(etcd::Error::PermissionDenied { message })
+        Err(etcd::Error::PermissionDenied { message }.into())
     };
     let asked = rig.worker.tasks.len();
     rig.worker.checkpoints_read(&fence(7), denied(), Instant::now());
@@ -492,7 +493,7 @@ async fn unanswered_write_is_no_trouble_when_nothing_is_left_to_write() {
         call: "txn",
         after: Duration::from_secs(5),
     };
-    rig.worker.writing.failed("a write", "default", &timed_out);
+    rig.worker.writing.failed("a write", "default", &timed_out.into());
     let later = Instant::now() + Duration::from_secs(10);
     let cache = Cache::default();
     rig.worker.write(&cache, later);

@@ -8,8 +8,8 @@ use super::backend_health::{Trouble, keep_first};
 use super::write_slots::{WriteSlot, WriteSlots};
 use super::{Cache, Done, RegistryWorker, size};
 use crate::api::Limits;
+use crate::backend::{self, Backend, ErrorKind, Leadership};
 use crate::controller::write_limit::WriteRateLimiter;
-use crate::etcd::{self, Leadership, lease_id};
 use crate::model::{Backoff, Fence, LeaseId, Op, OpResult, Transaction, TxnOutcome};
 use crate::plan::{Step, Ticket};
 use crate::telemetry::KeyWrite;
@@ -91,7 +91,7 @@ pub struct Written {
 /// Why a transaction is not known to have been written.
 pub(super) enum Refused {
     /// etcd reported an error or could not be reached.
-    Failed(etcd::Error),
+    Failed(backend::Error),
     /// etcd denies a part of it, and the permission probe found which.
     Denied,
     /// etcd rejects its content, and the planner has recorded that.
@@ -190,7 +190,7 @@ impl Writing {
     }
 
     /// Records that a step that precedes every write has failed. Returns how long to pause.
-    pub(super) fn failed(&mut self, what: &'static str, registry: &str, error: &etcd::Error) -> Duration {
+    pub(super) fn failed(&mut self, what: &'static str, registry: &str, error: &backend::Error) -> Duration {
         log_failure(&mut self.failing, what, registry, error);
         let again_at = self.failing.as_ref().map(|failing| failing.again_at);
         again_at.map_or(FIRST_PAUSE, |at| at.saturating_duration_since(Instant::now()))
@@ -198,7 +198,7 @@ impl Writing {
 }
 
 /// Records another failure of `what` and backs off.
-fn log_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, error: &etcd::Error) {
+fn log_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, error: &backend::Error) {
     let now = Instant::now();
     let mut backoff = match &row {
         None => {
@@ -216,7 +216,7 @@ fn log_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, er
         Some(failing) => (failing.since, Some(failing.trouble)),
         None => (now, None),
     };
-    keep_first(&mut trouble, error.into());
+    keep_first(&mut trouble, error.clone().into());
     *row = trouble.map(|trouble| Failing {
         since,
         again_at: now + backoff.next_pause(),
@@ -225,7 +225,7 @@ fn log_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, er
     });
 }
 
-impl RegistryWorker {
+impl<B: Backend> RegistryWorker<B> {
     /// Starts the planner's steps, as far as this replica leads and the limits allow.
     pub(super) fn write(&mut self, cache: &Cache, now: Instant) {
         self.writing.throttled = false;
@@ -260,7 +260,10 @@ impl RegistryWorker {
         if self.writing.throttled || self.writing.in_flight >= self.writing.most_in_flight {
             return self.write_small(cache, fence, now);
         }
-        let most = self.writing.write_limit.share(Transaction::MAX_OPS);
+        let most = self
+            .writing
+            .write_limit
+            .share(self.backend.capabilities().ops_per_transaction);
         // `grant_leases` requests leases, once for all steps.
         match self.next_step(cache, most, now) {
             Some(Step::Write(ticket, transaction)) => {
@@ -327,7 +330,7 @@ impl RegistryWorker {
         let refused = self.writing.fenced.as_ref() == Some(&fence) || self.catching_up.is_some();
         let barred = refused
             || !self.writing.full && self.writing.failing.as_ref().is_some_and(paused)
-            || self.state.too_old().is_some();
+            || self.state.unsupported().is_some();
         (!barred).then_some(fence)
     }
 
@@ -337,14 +340,14 @@ impl RegistryWorker {
         self.writing.in_flight += 1;
         self.writing.write_limit.spend(transaction.ops.len());
         let observed = self.writing.observed.take().unwrap_or(now);
-        let (connection, fence, metrics) = (self.connection.clone(), fence.clone(), self.metrics.clone());
+        let (backend, fence, metrics) = (self.backend.clone(), fence.clone(), self.metrics.clone());
         self.tasks.spawn(async move {
-            let mut result = connection.commit(&fence, &transaction).await;
+            let mut result = backend.commit(&fence, &transaction).await;
             // A full etcd still accepts deletions, without the checkpoint. A new leader that has observed less may then
             // recreate the keys for a moment.
-            if matches!(result, Err(etcd::Error::NoSpace { .. })) && transaction.only_removes() {
+            if result.as_ref().is_err_and(|error| error.kind == ErrorKind::Full) && transaction.only_removes() {
                 transaction.checkpoint = None;
-                result = connection.commit(&fence, &transaction).await;
+                result = backend.commit(&fence, &transaction).await;
             }
             if let Ok(TxnOutcome::Applied { results, .. }) = &result {
                 for (op, result) in transaction.ops.iter().zip(results) {
@@ -365,10 +368,10 @@ impl RegistryWorker {
 
     fn grant(&mut self, ttl: u32) {
         *self.writing.granting.entry(ttl).or_default() += 1;
-        let (connection, lease) = (self.connection.clone(), lease_id());
+        let backend = self.backend.clone();
         self.tasks.spawn(async move {
-            let result = connection.grant(lease, ttl).await;
-            Done::Granted { lease, ttl, result }
+            let result = backend.grant(ttl).await;
+            Done::Granted { ttl, result }
         });
     }
 
@@ -376,7 +379,7 @@ impl RegistryWorker {
         &mut self,
         (ticket, slot): (Ticket, WriteSlot),
         fence: Fence,
-        result: etcd::Result<TxnOutcome>,
+        result: backend::Result<TxnOutcome>,
         observed: Instant,
     ) {
         let sent = Written {
@@ -388,8 +391,8 @@ impl RegistryWorker {
         match result {
             // Until the permission probe has found what etcd denies, the transaction counts as in flight and none of
             // its keys is sent again.
-            Err(error @ etcd::Error::PermissionDenied { .. }) => self.search_refused(sent, error),
-            Err(error) if error.is_content() => {
+            Err(error) if error.kind == ErrorKind::Denied => self.search_refused(sent, error),
+            Err(error) if matches!(error.kind, ErrorKind::Rejected { .. }) => {
                 let refused = if self.content_rejected(sent.ticket, &error) {
                     Refused::Rejected
                 } else {
@@ -426,7 +429,7 @@ impl RegistryWorker {
             }
             Err(Refused::Failed(error)) => {
                 log_failure(&mut self.writing.failing, "a write", &self.name, &error);
-                let is_full = matches!(error, etcd::Error::NoSpace { .. });
+                let is_full = error.kind == ErrorKind::Full;
                 self.set_full(is_full && !self.planner.only_removes(ticket));
                 None
             }
@@ -453,7 +456,7 @@ impl RegistryWorker {
         self.planner.complete(ticket, verdict);
     }
 
-    pub(super) fn granted(&mut self, lease: LeaseId, ttl: u32, result: etcd::Result<i64>) {
+    pub(super) fn granted(&mut self, ttl: u32, result: backend::Result<LeaseId>) {
         if let Some(count) = self.writing.granting.get_mut(&ttl) {
             *count = count.saturating_sub(1);
         }
@@ -461,7 +464,7 @@ impl RegistryWorker {
         match result {
             // No replica will record this lease, so it is left to expire.
             Ok(_) if matches!(&self.leadership, Leadership::Standby { .. }) => {}
-            Ok(_) => {
+            Ok(lease) => {
                 self.writing.grants_failing = None;
                 tracing::info!(registry = %self.name, %lease, ttl, "granted a lease");
                 self.planner.granted(lease, ttl);

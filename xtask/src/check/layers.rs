@@ -16,7 +16,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("plan", &["model", "api", "format", "index"]),
     ("telemetry", &["model", "secret"]),
     ("peer", &["model", "secret", "telemetry"]),
-    ("etcd", &["model", "secret", "telemetry", "peer", "plan"]),
+    ("backend", &["model", "secret", "telemetry", "peer", "plan"]),
     ("kube", &["model", "secret", "telemetry", "peer", "api", "index"]),
 ];
 
@@ -76,7 +76,7 @@ mod tests {
         let text = "use crate::model::Key;\n// use crate::plan::Planner;\nfn f(_: crate::plan::Planner) {}\n";
         assert_eq!(found("format/plain.rs", text), ["3: format imports plan"]);
         assert_eq!(found("controller/mod.rs", text), [""; 0]);
-        assert_eq!(found("etcd/writer.rs", text), [""; 0]);
+        assert_eq!(found("backend/etcd/writer.rs", text), [""; 0]);
         assert_eq!(
             found("secret.rs", "use crate::api::Registry;"),
             ["1: secret imports api"]

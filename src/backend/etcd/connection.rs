@@ -15,32 +15,12 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::access::Access;
 use super::endpoint::{Endpoint, Known};
 use super::error::{Error, Result};
 use super::pulse;
 use super::suitability::{self, EndpointFault, MemberStatus, Suitability};
+use crate::backend::{Access, Timeouts};
 use crate::telemetry::{Calls, Outcome, Peer};
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For a TCP connection to be established.
-    pub connect: Duration,
-    /// For one endpoint to answer one request. An etcd that elects a new leader needs one to two seconds.
-    pub request: Duration,
-    /// For one call with all its attempts at all endpoints.
-    pub call: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(2),
-            request: Duration::from_secs(5),
-            call: Duration::from_secs(10),
-        }
-    }
-}
 
 /// Delay before a request is also sent to another endpoint; doubled after each such hedge. The endpoint probes detect a
 /// hanging member only later. A member that forwarded the request to a dead leader does not answer, although etcd may
@@ -294,6 +274,11 @@ impl Connection {
             found,
             wanted,
         }
+    }
+
+    /// Whether TLS or a user is configured.
+    pub(super) fn has_credentials(&self) -> bool {
+        self.shared.endpoint_set.borrow().access.has_credentials()
     }
 
     /// Returns the access in use.

@@ -9,7 +9,7 @@ use etcd_client::{
 
 use super::connection::{Call, Connection};
 use super::error::{Error, Result};
-use super::pause::random;
+use crate::backend::random;
 use crate::model::{Key, KeyValue, LeaseId, Prefix, Revision};
 
 /// Maximum number of keys per page: 100,000 keys with small values take about twenty requests.

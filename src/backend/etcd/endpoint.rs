@@ -13,11 +13,10 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::access::{Access, User};
-use super::connection::Timeouts;
 use super::error::{Error, Result};
 use super::suitability::{EndpointFault, MemberStatus, Suitability};
 use super::web;
+use crate::backend::{Access, Timeouts, User};
 
 /// HTTP/2 pings detect a dead peer. etcd disconnects clients that ping more often than every 5 s, hence a slightly
 /// longer interval. It also disconnects clients that ping while no request is open, hence no pings while idle.

@@ -5,7 +5,6 @@
 //! that was down for an hour extends all leases when it returns. Only etcd's answer ends a lease.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -18,10 +17,8 @@ use super::error::Error;
 use super::keep_alive::{Report, Request};
 use super::pause::{jitter, jittered};
 use super::stream_pool::{StreamId, StreamPool};
+use crate::backend::{LeaseEvent, Leases};
 use crate::model::LeaseId;
-
-/// The leases to keep alive, each with its TTL in seconds.
-pub type Leases = Arc<BTreeMap<LeaseId, u32>>;
 
 /// Most separate streams for leases that may be blocking a shared stream; further such leases stay on the shared
 /// streams. A lease that is being revoked blocks its stream for seconds, and an etcd that hangs makes every lease look
@@ -29,16 +26,6 @@ pub type Leases = Arc<BTreeMap<LeaseId, u32>>;
 const MAX_UNCONFIRMED_RENEWALS: usize = 16;
 /// Longest pause between attempts for a lease on a separate stream.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// A report about a lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LeaseEvent {
-    /// etcd confirms that the lease does not exist.
-    Lapsed(LeaseId),
-    /// etcd denies renewing the lease, because the user may not write one of its keys. The renewal is retried, and the
-    /// report is repeated while etcd denies it.
-    Denied(LeaseId),
-}
 
 /// How long an unanswered renewal may block a stream: well below the two thirds of the TTL that are left when a renewal
 /// is due.

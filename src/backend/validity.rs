@@ -1,5 +1,5 @@
 //! Reads the expiry times of certificates from their DER encoding (RFC 5280, section 4.1), so that users can renew them
-//! before etcd rejects the connection.
+//! before the store rejects the connection.
 
 use jiff::civil::DateTime;
 use jiff::{Timestamp, tz::TimeZone};
@@ -101,7 +101,7 @@ mod tests {
     use testbed::Authority;
 
     use super::*;
-    use crate::etcd::tls::{Identity, certificates};
+    use crate::backend::tls::{Identity, certificates};
 
     fn tls(ca: String, certificate: Option<String>) -> Tls {
         let identity = |certificate: String| Identity {

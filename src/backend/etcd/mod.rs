@@ -3,7 +3,7 @@
 //! Owns every call to etcd, each with a time-out and a counted outcome. Decides nothing about keys: that is the task of
 //! `plan`.
 
-mod access;
+mod backend;
 mod connection;
 mod election;
 mod endpoint;
@@ -21,20 +21,16 @@ mod stream_pool;
 mod suitability;
 mod tls;
 mod trial;
-mod validity;
 mod watches;
 mod web;
 mod writer;
 
-pub use access::{Access, User};
-pub use connection::{Connection, Timeouts};
-pub use election::{Campaign, Candidacy, Leadership, campaign};
+pub use connection::Connection;
+pub use election::campaign;
 pub use error::{Error, Result};
 pub use mirror::mirror;
-pub use renewal::{LeaseEvent, Leases, renew};
+pub use renewal::renew;
 pub use requests::{LeaseState, Snapshot, Status, lease_id};
 pub use role::{Role, role};
 pub use suitability::EndpointFault;
-pub use tls::{Fault, Identity, Malformed, Tls};
-pub use trial::{Bound, Trial};
-pub use validity::Validity;
+pub use tls::Fault;

@@ -2,9 +2,9 @@
 //! changed meanwhile, and not a list of every key.
 
 use super::{Interruption, Mirror};
-use crate::etcd::error::Error;
-use crate::etcd::requests::Read;
-use crate::etcd::watches::Watches;
+use crate::backend::etcd::error::Error;
+use crate::backend::etcd::requests::Read;
+use crate::backend::etcd::watches::Watches;
 use crate::model::{KeyValue, Prefix, Revision};
 
 impl Mirror {

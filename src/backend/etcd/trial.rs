@@ -8,37 +8,17 @@ use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
-use super::access::Access;
 use super::connection::{Call, Connection};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
-use super::renewal::{Leases, renewal_timeout};
+use super::renewal::renewal_timeout;
+use crate::backend::{Access, Bound, Trial};
 use crate::model::{Key, LeaseId};
 
 /// How long the current endpoints may take to report their cluster id.
 const IN_USE: Duration = Duration::from_secs(2);
 /// Leases that are renewed at a time.
 const RENEWALS: usize = 8;
-
-/// The cluster to which the endpoints of the new access may belong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bound {
-    /// The cluster in use. Contains its id, if known; the current endpoints are asked first.
-    InUse(Option<u64>),
-    /// Any cluster: the endpoints are those in use, or no cluster is in use yet.
-    Any,
-}
-
-/// The requirements for a new access.
-#[derive(Clone, Debug)]
-pub struct Trial {
-    /// A key that the access must be able to read and write.
-    pub key: Key,
-    pub bound: Bound,
-    /// The leases in use, which the access must be able to renew: etcd lets a user renew a lease only if the user may
-    /// write all its keys.
-    pub leases: Leases,
-}
 
 impl Connection {
     /// Validates `access` against `trial`, then switches every call and every stream of every clone to it. Leases are

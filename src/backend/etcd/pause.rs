@@ -2,19 +2,9 @@
 
 use std::time::Duration;
 
-use ring::rand::{SecureRandom, SystemRandom};
-
 use super::error::Error;
+use crate::backend::random;
 use crate::model::Backoff;
-
-/// Returns a random number of the quality that lease ids require.
-pub(super) fn random() -> u64 {
-    // `SystemRandom` asks the kernel directly, also in a static program without /dev.
-    let mut bytes = [0; 8];
-    let filled = SystemRandom::new().fill(&mut bytes);
-    filled.expect("the operating system provides random numbers");
-    u64::from_ne_bytes(bytes)
-}
 
 /// Returns a random time in `0..=most`.
 pub(super) fn jitter(most: Duration) -> Duration {

@@ -1,4 +1,4 @@
-//! TLS connections to etcd: trusted CAs, client certificate, and the diagnosis of a failed handshake.
+//! TLS connections to etcd, and the diagnosis of a failed handshake.
 //!
 //! The etcd client makes the connections, and its errors report only that the transport failed. This module therefore
 //! finds the cause with a separate handshake.
@@ -9,57 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Certificate, Identity as ClientIdentity, TlsOptions};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection, RootCertStore};
-use serde::{Deserialize, Serialize};
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, CertificateError, ClientConfig, ClientConnection};
 
-use crate::secret::SecretString;
+use crate::backend::{Identity, Tls};
 
 /// How long the server has to reject the client certificate: in TLS 1.3 it does so after the handshake.
 const VERDICT: Duration = Duration::from_millis(500);
-
-/// The settings for https. All certificates and keys are PEM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Tls {
-    /// The certificates of the CAs that may have signed the servers' certificates.
-    pub ca: SecretString,
-    /// The client certificate, if etcd requires one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub identity: Option<Identity>,
-    /// The name that the servers' certificates must be valid for; by default the endpoint's host.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server_name: Option<String>,
-}
-
-/// A client certificate and its key.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
-    /// The certificate, followed by the intermediate certificates up to the CA that etcd trusts.
-    pub certificate: SecretString,
-    pub key: SecretString,
-}
-
-/// A certificate or key that cannot be used with any etcd. The messages quote nothing of the contents.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Malformed {
-    /// The CA data contains no usable certificate.
-    #[error("no usable CA certificate found: at least one PEM block CERTIFICATE is required")]
-    Ca,
-    /// The client certificate is missing or unusable.
-    #[error("no usable certificate found: at least one PEM block CERTIFICATE is required")]
-    Certificate,
-    /// The private key is missing or unusable.
-    #[error("no usable private key found: one PEM block PRIVATE KEY, EC PRIVATE KEY or RSA PRIVATE KEY is required")]
-    Key,
-    /// The private key does not match the certificate.
-    #[error("the private key does not belong to the certificate: replace both together")]
-    KeyOfAnother,
-    /// The server name is neither a host name nor an IP address.
-    #[error("serverName is neither a host name nor an IP address")]
-    ServerName,
-}
 
 /// The cause of a failed TLS connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,43 +51,6 @@ pub enum Fault {
 }
 
 impl Tls {
-    /// Returns an error unless all certificates, the key and the server name can be used.
-    pub fn check(&self) -> Result<(), Malformed> {
-        self.config().map(drop)
-    }
-
-    fn config(&self) -> Result<ClientConfig, Malformed> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&self.ca).ok_or(Malformed::Ca)? {
-            roots.add(certificate).map_err(|_| Malformed::Ca)?;
-        }
-        if let Some(name) = &self.server_name {
-            ServerName::try_from(name.clone()).map_err(|_| Malformed::ServerName)?;
-        }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("ring supports the default versions")
-            .with_root_certificates(roots);
-        let mut config = match &self.identity {
-            None => builder.with_no_client_auth(),
-            Some(identity) => {
-                let chain = certificates(&identity.certificate).ok_or(Malformed::Certificate)?;
-                let key =
-                    PrivateKeyDer::from_pem_slice(identity.key.reveal().as_bytes()).map_err(|_| Malformed::Key)?;
-                builder.with_client_auth_cert(chain, key).map_err(|error| match error {
-                    rustls::Error::InconsistentKeys(_) => Malformed::KeyOfAnother,
-                    rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented => {
-                        Malformed::Certificate
-                    }
-                    _ => Malformed::Key,
-                })?
-            }
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(config)
-    }
-
     /// Returns the same settings in the etcd client's form.
     pub(super) fn options(&self) -> TlsOptions {
         let mut options = TlsOptions::new().ca_certificate(Certificate::from_pem(self.ca.reveal()));
@@ -146,19 +65,16 @@ impl Tls {
 
     /// Makes a TLS handshake with the server at `url`. Returns the TLS fault, if there is one.
     pub(super) async fn diagnose(&self, url: &str, handshake_timeout: Duration) -> Option<Fault> {
-        let config = Arc::new(self.config().ok()?);
+        let mut config = self.config().ok()?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
         let (host, port) = host_and_port(url)?;
         let name = self.server_name.clone().unwrap_or_else(|| host.clone());
         let name = ServerName::try_from(name).ok()?;
-        let shaken = tokio::task::spawn_blocking(move || shake(config, name, (host.as_str(), port), handshake_timeout));
+        let shaken = tokio::task::spawn_blocking(move || {
+            shake(Arc::new(config), name, (host.as_str(), port), handshake_timeout)
+        });
         shaken.await.ok()?
     }
-}
-
-/// Returns the certificates of all PEM blocks; `None` if there is no certificate or a block cannot be read.
-pub(super) fn certificates(pem: &SecretString) -> Option<Vec<CertificateDer<'static>>> {
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.reveal().as_bytes()).collect();
-    all.ok().filter(|all| !all.is_empty())
 }
 
 fn host_and_port(url: &str) -> Option<(String, u16)> {
@@ -334,27 +250,6 @@ fn plain(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn tls(ca: &str) -> Tls {
-        Tls {
-            ca: ca.to_owned().into(),
-            identity: None,
-            server_name: None,
-        }
-    }
-
-    #[test]
-    fn malformed_certificate_error_does_not_quote_the_input() {
-        for ca in [
-            "",
-            "swordfish",
-            "-----BEGIN CERTIFICATE-----\nswordfish\n-----END CERTIFICATE-----\n",
-        ] {
-            let error = tls(ca).check().expect_err(ca);
-            assert_eq!(error, Malformed::Ca);
-            assert!(!error.to_string().contains("swordfish"));
-        }
-    }
 
     /// The message for a certificate that rustls rejects with this error.
     fn words(wrong: webpki::Error) -> String {
