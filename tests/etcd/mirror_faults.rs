@@ -2,19 +2,11 @@
 
 use std::time::Duration;
 
-use leasehold::etcd::{Connection, lease_id};
 use leasehold::model::LeaseId;
 use testbed::{EtcdCluster, EtcdVersion, Folder, Network};
 
-use crate::common::{SOON, connect, delete, one, put, start};
+use crate::common::{SOON, connect, delete, grant, one, put, start};
 use crate::view::View;
-
-/// Grants a lease that outlasts the test.
-async fn lease(connection: &Connection) -> LeaseId {
-    let lease = lease_id();
-    connection.grant(lease, 600).await.expect("a lease");
-    lease
-}
 
 #[tokio::test]
 async fn restarted_etcd_is_watched_on_without_another_list() {
@@ -22,7 +14,7 @@ async fn restarted_etcd_is_watched_on_without_another_list() {
     put(&cluster, "/a/1", "x", LeaseId::NONE).await;
     let mut view = View::start(&connection, ["/a", "/b"]);
     view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
-    put(&cluster, "/a/2", "x", lease(&connection).await).await;
+    put(&cluster, "/a/2", "x", grant(&connection, 600).await).await;
     view.until_equal(&cluster, "/").await;
     for round in 0..3 {
         cluster.member(0).kill().await.expect("kill");
@@ -47,7 +39,7 @@ async fn changes_of_an_outage_are_shown_without_another_list() {
     }
     let mut view = View::start(&connection, ["/a", "/b"]);
     view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
-    put(&cluster, "/b/1", "x", lease(&connection).await).await;
+    put(&cluster, "/b/1", "x", grant(&connection, 600).await).await;
     view.until_equal(&cluster, "/").await;
     cluster.member(0).kill().await.expect("kill");
     view.until_milestones("interrupted ").await;
@@ -165,7 +157,7 @@ async fn after_a_compaction_only_prefixes_without_later_changes_are_listed() {
     put(&cluster, "/old/1", "x", LeaseId::NONE).await;
     let mut view = View::start(&connection, ["/busy", "/old"]);
     view.until_milestones("snapshot /busy/ snapshot /old/ complete ").await;
-    let lease = lease(&connection).await;
+    let lease = grant(&connection, 600).await;
     for number in 0..3 {
         put(&cluster, &format!("/busy/{number}"), "x", lease).await;
     }
@@ -237,13 +229,13 @@ async fn longer_history_of_a_restored_etcd_is_not_continued() {
     put(&etcd.cluster, "/b/1", "x", LeaseId::NONE).await;
     let mut view = View::start(&connection, ["/a", "/b"]);
     view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
-    put(&etcd.cluster, "/a/1", "x", lease(&connection).await).await;
+    put(&etcd.cluster, "/a/1", "x", grant(&connection, 600).await).await;
     view.until_equal(&etcd.cluster, "/").await;
     // The mirror reaches etcd again only when etcd has more revisions than before, and the same value of the key that was
     // written last, in each of them.
     link.reset().await.expect("reset");
     etcd.replace().await;
-    let other = lease(&connect(etcd.cluster.endpoints()).await).await;
+    let other = grant(&connect(etcd.cluster.endpoints()).await, 600).await;
     for _ in 0..10 {
         put(&etcd.cluster, "/a/1", "x", other).await;
     }
