@@ -373,13 +373,13 @@ impl Guard {
 
     /// Whether twice the loss would be above the limit, and some further removals would not be held yet. `desired` counts
     /// the endpoints that are to be registered: those that are registered now are not counted, because this is asked often.
-    pub(super) fn is_loss_near_limit(&self, desired: impl FnOnce() -> usize) -> bool {
+    pub(super) fn is_loss_near_limit(&self, desired: usize) -> bool {
         let lost = match &self.hold {
             None => self.lost.len(),
             Some(hold) if hold.takes_in_all() => return false,
             Some(_) => self.decided_and_fresh().len(),
         };
-        self.is_on() && 2 * lost >= self.settings.min_endpoints && self.settings.is_above(2 * lost, desired() + lost)
+        self.is_on() && 2 * lost >= self.settings.min_endpoints && self.settings.is_above(2 * lost, desired + lost)
     }
 
     /// Returns the endpoints that have lost keys, or will unless they are held.
@@ -429,59 +429,68 @@ impl Guard {
                 return (ended.or(resumed), works);
             }
         }
+        let (event, mut released) = self.decide_fresh(known, moment, id);
+        released.append(&mut self.release_fresh(known, now, |_| true));
+        if matches!(event, Some(GuardEvent::Warned { .. })) {
+            // Report the loss once, not again with every key.
+            self.forget_all();
+        }
+        (event, released)
+    }
+
+    /// Decides which of the undecided removals are held, and moves them into the hold. The others are to be released; those
+    /// that had to be released before the decision are returned.
+    fn decide_fresh(
+        &mut self,
+        known: &Known<'_>,
+        moment: Moment,
+        id: impl FnOnce() -> String,
+    ) -> (Option<GuardEvent>, BTreeMap<Key, Work>) {
         // What is held counts: the other namespaces may lose too much as well. But edits do not keep the keys of pods that
         // are no longer ready: what an edit would remove is still there, and what a move has removed was replaced.
-        let (lost, is_any) = (
-            self.lost.by_pods(),
-            self.fresh.values().any(|removal| !removal.is_edit()),
-        );
+        let is_any = self.fresh.values().any(|removal| !removal.is_edit());
+        let (mut lost, mut edits_only, mut released) = (self.lost.by_pods(), false, BTreeMap::new());
         let mut above = if is_any { self.above(lost, known) } else { None };
-        let (mut lost, mut edits_only, mut released) = (lost, false, BTreeMap::new());
         if above.is_none() {
-            released = self.release_fresh(known, now, |removal| !removal.is_edit());
+            released = self.release_fresh(known, moment.now, |removal| !removal.is_edit());
             if !self.fresh.is_empty() {
                 (lost, edits_only) = (self.lost.len(), true);
                 above = self.above(lost, known);
             }
         }
-        let Some(of) = above else {
-            released.append(&mut self.release_fresh(known, now, |_| true));
-            return (None, released);
-        };
+        let Some(of) = above else { return (None, released) };
         if self.settings.mode != GuardMode::Hold {
-            released.append(&mut self.release_fresh(known, now, |_| true));
-            // Report the loss once, not again with every key.
-            self.forget_all();
             return (Some(GuardEvent::Warned { lost, of }), released);
         }
         let namespaces = self.namespaces_above(known, of, edits_only);
         if self.hold.is_some() && namespaces.as_ref().is_some_and(BTreeSet::is_empty) {
-            released.append(&mut self.release_fresh(known, now, |_| true));
             return (None, released);
         }
-        // A hold that concerns more than before is another one: it is approved and ends by itself.
-        let former = self.hold.take();
-        let event = if let Some(former) = &former {
-            self.ended = Some(former.id.clone());
+        let event = self.begin_hold((lost, of), (namespaces, edits_only), moment, id());
+        (Some(event), released)
+    }
+
+    /// Begins a hold of the undecided removals of `namespaces`, or of all. It replaces a hold that concerns less, because it is
+    /// approved and ends by itself.
+    fn begin_hold(
+        &mut self,
+        (lost, of): (usize, usize),
+        (mut namespaces, mut edits_only): (Option<BTreeSet<Arc<str>>>, bool),
+        moment: Moment,
+        id: String,
+    ) -> GuardEvent {
+        let (mut event, mut keys) = (GuardEvent::Held, HeldKeys::default());
+        if let Some(former) = self.hold.take() {
+            self.ended = Some(former.id);
             edits_only &= former.edits_only;
-            GuardEvent::Widened
-        } else {
-            GuardEvent::Held
-        };
-        let (keys, namespaces) = match former {
-            None => (HeldKeys::default(), namespaces),
-            Some(former) => {
-                let both = namespaces.zip(former.namespaces);
-                (
-                    former.keys,
-                    both.map(|(its, former)| its.into_iter().chain(former).collect()),
-                )
-            }
-        };
+            let both = namespaces.zip(former.namespaces);
+            namespaces = both.map(|(its, former)| its.into_iter().chain(former).collect());
+            (event, keys) = (GuardEvent::Widened, former.keys);
+        }
         let until = moment.unix + self.settings.hold;
         let mut hold = Hold {
-            id: id(),
-            until: now + self.settings.hold,
+            id,
+            until: moment.now + self.settings.hold,
             until_unix: until.as_secs() + u64::from(until.subsec_nanos() > 0),
             recovered: None,
             lost,
@@ -495,8 +504,7 @@ impl Guard {
         hold.take_in(&mut self.fresh);
         hold.released = lost.saturating_sub(hold.keys.endpoints());
         self.hold = Some(hold);
-        released.append(&mut self.release_fresh(known, now, |_| true));
-        (Some(event), released)
+        event
     }
 
     /// Returns the namespaces among those of undecided removals that would lose more than the allowed share of their own

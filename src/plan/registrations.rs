@@ -1,7 +1,7 @@
 //! The desired state of the registrations of one Registry: their settings, and the records of their pods.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::desired::DesiredPod;
@@ -165,8 +165,10 @@ impl RegistrationState {
 #[derive(Debug, Default)]
 pub(super) struct Registrations {
     states: HashMap<RegistrationRef, RegistrationState>,
-    /// The number of registrations of each namespace.
-    namespaces: HashMap<Arc<str>, usize>,
+    /// The registrations of each namespace.
+    namespaces: HashMap<Arc<str>, BTreeSet<RegistrationRef>>,
+    /// The number of desired pods of all registrations.
+    pod_count: usize,
     suspended: HashSet<RegistrationRef>,
     /// Registrations whose report may have changed.
     changed: HashSet<RegistrationRef>,
@@ -197,7 +199,13 @@ impl Registrations {
     }
 
     pub fn of_namespace(&self, namespace: &str) -> impl Iterator<Item = (&RegistrationRef, &RegistrationState)> {
-        self.iter().filter(move |(name, _)| *name.namespace == *namespace)
+        let names = self.namespaces.get(namespace).into_iter().flatten();
+        names.filter_map(|name| self.states.get_key_value(name))
+    }
+
+    /// The number of desired pods of all registrations.
+    pub fn pod_count(&self) -> usize {
+        self.pod_count
     }
 
     /// The prefixes of all registrations.
@@ -262,7 +270,8 @@ impl Registrations {
             Entry::Occupied(mut known) => Some(std::mem::replace(&mut known.get_mut().settings, settings)),
             Entry::Vacant(free) => {
                 free.insert(RegistrationState::new(settings));
-                *self.namespaces.entry(registration.namespace.clone()).or_default() += 1;
+                let names = self.namespaces.entry(registration.namespace.clone()).or_default();
+                names.insert(registration.clone());
                 None
             }
         };
@@ -291,7 +300,11 @@ impl Registrations {
     ) -> Option<ClaimChange> {
         let is_gated = desired.as_ref().is_some_and(|desired| desired.gated.is_some());
         self.set_gated(registration, pod, is_gated);
-        self.states.get_mut(registration)?.set_desired(pod, desired)
+        let state = self.states.get_mut(registration)?;
+        let before = state.pods.len();
+        let change = state.set_desired(pod, desired);
+        self.pod_count = self.pod_count + state.pods.len() - before;
+        change
     }
 
     /// Sets whether `pod` waits for its readiness gate.
@@ -410,9 +423,10 @@ impl Registrations {
         self.undecided.remove(registration);
         self.gated.remove(registration);
         let state = self.states.remove(registration)?;
-        if let Some(count) = self.namespaces.get_mut(&registration.namespace) {
-            *count -= 1;
-            if *count == 0 {
+        self.pod_count -= state.pods.len();
+        if let Some(names) = self.namespaces.get_mut(&registration.namespace) {
+            names.remove(registration);
+            if names.is_empty() {
                 self.namespaces.remove(&registration.namespace);
             }
         }

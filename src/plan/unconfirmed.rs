@@ -268,9 +268,7 @@ impl Planner {
 
     /// Whether the unconfirmed removals come near the guard's limit, so that those still to be found may exceed it.
     pub fn is_loss_near_limit(&self) -> bool {
-        let pods = |(_, state): (&RegistrationRef, &RegistrationState)| state.pods.len();
-        self.guard
-            .is_loss_near_limit(|| self.registrations.iter().map(pods).sum())
+        self.guard.is_loss_near_limit(self.registrations.pod_count())
     }
 
     /// Lets the guard decide something with what is known of the endpoints.

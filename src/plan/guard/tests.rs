@@ -142,8 +142,7 @@ impl Rig {
     }
 
     fn is_near_limit(&self) -> bool {
-        self.guard
-            .is_loss_near_limit(|| self.etcd.len() - self.guard.lost.len())
+        self.guard.is_loss_near_limit(self.etcd.len() - self.guard.lost.len())
     }
 
     /// Lets the guard decide and removes the released keys from etcd. Returns their number.

@@ -30,6 +30,7 @@ pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
             one_operator(scene, planned).await?
         }
         FaultKind::OperatorCutOff => cut_off(scene, planned).await?,
+        FaultKind::SlowLink => slow_link(scene, planned).await?,
         FaultKind::OperatorsKill => all_operators(scene, planned.lasts).await?,
         FaultKind::OperatorsGone => all_operators(scene, scene.terms.ttl + planned.lasts).await?,
         FaultKind::MemberKill | FaultKind::MemberPause => one_member(scene, planned).await?,
@@ -137,6 +138,19 @@ async fn cut_off(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effec
             relieved: scene.operators.len() > 1,
         },
     ))
+}
+
+/// Delays what one operator and kube-apiserver send each other, each way by up to 0.4 s.
+async fn slow_link(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
+    let leader = scene.leader();
+    let chosen = victim(leader, planned.pick, scene.operators.len());
+    let round_trip = Duration::from_millis(100 + (planned.pick >> 8) % 700);
+    scene.links[chosen].slow(round_trip).await?;
+    sleep(planned.lasts).await;
+    scene.links[chosen].heal().await?;
+    let name = scene.operators[chosen].name();
+    let target = format!("{name}{}, by {} ms", role(leader, chosen), round_trip.as_millis());
+    Ok((target, Effect::on_all(false)))
 }
 
 /// Pauses an operator that has just been given work, and undoes that work while it is away: some of it is written, some is

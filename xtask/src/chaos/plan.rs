@@ -85,6 +85,7 @@ impl Rounds {
             FaultKind::OperatorStall => (4_000, 8_000),
             // From what is over before it is noticed to what a standby replica has to end.
             FaultKind::OperatorCutOff => (3_000, 35_000),
+            FaultKind::SlowLink => (2_000, 15_000),
             // Added to the TTL.
             FaultKind::OperatorsGone => (3_000, 4_000),
             FaultKind::MemberKill | FaultKind::QuorumLoss => (500, 7_000),
@@ -134,6 +135,8 @@ pub enum Action {
     CreatePod { slot: usize },
     /// A bare pod is deleted.
     DeletePod { slot: usize },
+    /// All pods of an app are deleted in one request.
+    DeletePods { app: usize },
     /// A bare pod gets the labels of another app.
     Relabel { slot: usize, app: usize },
     /// A pod becomes ready, or unready, whichever it is not.
@@ -146,6 +149,8 @@ pub enum Action {
     Register { slot: usize, shape: u64 },
     /// A registration is deleted.
     Unregister { slot: usize },
+    /// All registrations are deleted in one request.
+    UnregisterAll,
     /// A Service asks for a registration of this shape by its annotations.
     Annotate { app: usize, shape: u64 },
     /// A Service loses its annotations.
@@ -179,12 +184,14 @@ impl Action {
             Self::Scale { .. } => "Deployment scaled",
             Self::CreatePod { .. } => "pod created",
             Self::DeletePod { .. } => "pod deleted",
+            Self::DeletePods { .. } => "all pods of an app deleted",
             Self::Relabel { .. } => "pod relabelled",
             Self::Toggle { .. } => "pod's readiness toggled",
             Self::Flap { .. } => "pod flapped",
             Self::Readdress { .. } => "pod's IPv6 address added or removed",
             Self::Register { .. } => "registration created or changed",
             Self::Unregister { .. } => "registration deleted",
+            Self::UnregisterAll => "all registrations deleted",
             Self::Annotate { .. } => "Service annotated",
             Self::Unannotate { .. } => "Service's annotations removed",
             Self::Meddle { .. } => "kept registration edited or deleted",
@@ -226,7 +233,7 @@ impl Iterator for Actions {
         let mut slot_of = |n: usize| super::rng::index(rng.next(), n);
         let (app, slot, registration) = (slot_of(APPS), slot_of(BARE_PODS), slot_of(SLOTS));
         let node = slot_of(NODES);
-        let (chance, pick) = (rng.below(124), rng.next());
+        let (chance, pick) = (rng.below(128), rng.next());
         let action = match chance {
             0..12 => Action::Scale {
                 app,
@@ -257,6 +264,8 @@ impl Iterator for Actions {
                 local: pick.is_multiple_of(2),
             },
             116..120 => Action::Readdress { pick },
+            120..123 => Action::DeletePods { app },
+            123 => Action::UnregisterAll,
             _ => Action::Lead { app, pick },
         };
         Some((pause, action))
@@ -300,6 +309,6 @@ mod tests {
     #[test]
     fn every_action_is_planned_sooner_or_later() {
         let names: BTreeSet<_> = Actions::new(1).take(1000).map(|(_, action)| action.name()).collect();
-        assert_eq!(names.len(), 21);
+        assert_eq!(names.len(), 23);
     }
 }

@@ -197,6 +197,8 @@ pub enum FaultKind {
     OperatorStall,
     /// An operator's way to kube-apiserver is cut; its way to etcd is not.
     OperatorCutOff,
+    /// An operator's way to kube-apiserver is slow.
+    SlowLink,
     /// All operators are killed, for less than a TTL.
     OperatorsKill,
     /// All operators are down for longer than a TTL.
@@ -219,12 +221,13 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::OperatorKill,
         Self::OperatorRestart,
         Self::OperatorPause,
         Self::OperatorStall,
         Self::OperatorCutOff,
+        Self::SlowLink,
         Self::OperatorsKill,
         Self::OperatorsGone,
         Self::MemberKill,
@@ -244,6 +247,7 @@ impl FaultKind {
             | Self::OperatorPause
             | Self::OperatorStall
             | Self::OperatorCutOff
+            | Self::SlowLink
             | Self::OperatorsKill
             | Self::OperatorsGone => Part::Operators,
             Self::MemberKill | Self::MemberPause | Self::MemberReplacement | Self::QuorumLoss | Self::Compaction => {
@@ -262,6 +266,7 @@ impl fmt::Display for FaultKind {
             Self::OperatorPause => "operator paused, shorter than its session",
             Self::OperatorStall => "operator paused, longer than its session",
             Self::OperatorCutOff => "operator cut off from kube-apiserver",
+            Self::SlowLink => "operator's link to kube-apiserver slow",
             Self::OperatorsKill => "all operators killed, shorter than a TTL",
             Self::OperatorsGone => "all operators down, longer than a TTL",
             Self::MemberKill => "etcd member killed",

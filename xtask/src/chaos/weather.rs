@@ -19,6 +19,7 @@ struct Trouble {
     /// While it is felt.
     span: Span,
     kubernetes: bool,
+    /// An operator has an old view of Kubernetes.
     cut_off: bool,
     halts: Option<Span>,
 }
@@ -28,7 +29,7 @@ impl Weather {
     pub fn of(faults: &[Fault], terms: &Terms) -> Self {
         let trouble = |fault: &Fault| {
             let mut span = fault.span;
-            let cut_off = fault.kind == FaultKind::OperatorCutOff;
+            let cut_off = matches!(fault.kind, FaultKind::OperatorCutOff | FaultKind::SlowLink);
             if fault.relieved {
                 // Another one takes over, however long this one is away.
                 let takeover = if cut_off {
@@ -97,7 +98,7 @@ impl Weather {
         Span { from, to: at + lag }
     }
 
-    /// Whether an operator that was cut off may be getting its view of Kubernetes back: in parts, for the watches of pods
+    /// Whether an operator that was cut off, or whose link is slow, may be getting its view of Kubernetes back: in parts, for the watches of pods
     /// and registrations know nothing of each other.
     pub fn view_returns(&self, at: Moment) -> bool {
         let returns = |trouble: &Trouble| {

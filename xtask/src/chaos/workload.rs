@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1;
 use kube::{
     Api,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams},
+    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -65,6 +65,14 @@ impl Workload<'_> {
             Action::Scale { app: number, replicas } => namespace.scale(&app(number), replicas).await?,
             Action::CreatePod { slot } => drop(namespace.apply(new_pod(slot).manifest()).await?),
             Action::DeletePod { slot } => namespace.objects().delete("v1", "Pod", &bare_pod(slot)).await?,
+            Action::DeletePods { app: number } => {
+                let its = ListParams::default().labels(&format!("app={}", app(number)));
+                self.pods.delete_collection(&DeleteParams::default(), &its).await?;
+            }
+            Action::UnregisterAll => {
+                let (how, all) = (DeleteParams::default(), ListParams::default());
+                self.registrations.delete_collection(&how, &all).await?;
+            }
             Action::Relabel { slot, app: number } => self.relabel(slot, number).await?,
             Action::Toggle { pick } => {
                 if let Some((name, pod)) = self.some_pod(pick) {
