@@ -437,9 +437,9 @@ fn refusals(name: &'static str, modfile: Option<&'static str>) -> String {
     let files = std::fs::read_dir(root.join("crds")).expect("the definitions are there");
     let files = files.map(|file| file.expect("a file").path());
     let output = Command::new(binary).args(files).output().expect("it runs");
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert_eq!(output.status.success(), told.is_empty(), "{output:?}");
-    told
+    let reported = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.success(), reported.is_empty(), "{output:?}");
+    reported
 }
 
 #[test]

@@ -375,7 +375,7 @@ pub fn same_status(a: &ServiceRegistrationStatus, b: &ServiceRegistrationStatus)
         last_synced,
         conditions,
     } = a;
-    let told = |condition: &Condition| {
+    let reported = |condition: &Condition| {
         let Condition {
             type_,
             status,
@@ -393,7 +393,7 @@ pub fn same_status(a: &ServiceRegistrationStatus, b: &ServiceRegistrationStatus)
         && *endpoints_omitted == b.endpoints_omitted
         && *formats == b.formats
         && *last_synced == b.last_synced
-        && conditions.iter().map(told).eq(b.conditions.iter().map(told))
+        && conditions.iter().map(reported).eq(b.conditions.iter().map(reported))
 }
 
 #[cfg(test)]

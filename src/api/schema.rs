@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn polish_leaves_nothing_nullable_and_no_format_that_kubernetes_does_not_know() {
+    fn polished_schema_has_no_nullable_and_only_kubernetes_formats() {
         let mut schema = json!({
             "properties": {"weight": {"type": "integer", "format": "uint32", "minimum": 0, "nullable": true}},
         });

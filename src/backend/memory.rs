@@ -145,9 +145,9 @@ impl Content {
         if !leads {
             return TxnOutcome::Fenced;
         }
-        let note = transaction.note.as_ref();
-        let later = note.and_then(|note| Some((note, self.keys.get(&note.key)?)));
-        if let Some((_, found)) = later.filter(|(note, found)| found.mod_revision > note.after) {
+        let checkpoint = transaction.checkpoint.as_ref();
+        let later = checkpoint.and_then(|checkpoint| Some((checkpoint, self.keys.get(&checkpoint.key)?)));
+        if let Some((_, found)) = later.filter(|(checkpoint, found)| found.mod_revision > checkpoint.after) {
             return TxnOutcome::Overtaken { at: found.mod_revision };
         }
         let result = |(position, op): (usize, &Op)| {
@@ -166,7 +166,8 @@ impl Content {
                 Op::Delete { key, .. } | Op::Check { key, .. } => (key, None),
             })
             .collect();
-        writes.extend(note.map(|note| (&note.key, Some((note.value.clone(), note.lease)))));
+        writes
+            .extend(checkpoint.map(|checkpoint| (&checkpoint.key, Some((checkpoint.value.clone(), checkpoint.lease)))));
         let mut leases = writes.iter().filter_map(|(_, written)| Some(written.as_ref()?.1));
         if !leases.all(|lease| lease == LeaseId::NONE || self.leases.contains_key(&lease)) {
             return TxnOutcome::LeaseGone;

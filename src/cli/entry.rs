@@ -28,6 +28,6 @@ pub async fn access(listing: &Listing, spec: &RegistrySpec, namespace: &str) -> 
     }
     resolve(&spec.etcd, namespace, |source| known.get(source)).map_err(|cause| match cause {
         Unresolved::Wrong(cause) => Closed::Wrong(cause),
-        Unresolved::Unheard => unreachable!("all sources were read"),
+        Unresolved::NotObserved => unreachable!("all sources were read"),
     })
 }

@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_advertises_what_it_is_told_or_a_specific_address_that_it_listens_on() {
+    fn peer_advertise_address_is_from_flag_or_specific_listen_address() {
         for (flags, advertised) in [
             (&[][..], None),
             (&["--peer-listen=127.0.0.1:7001"], Some("127.0.0.1:7001")),
@@ -508,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn more_namespaces_than_are_watched_one_by_one_are_refused_with_what_to_do() {
+    fn too_many_watched_namespaces_are_rejected_with_the_limit() {
         let names: Vec<String> = (0..=WatchScope::MOST).map(|number| format!("n{number}")).collect();
         let flag = format!("--watch-namespaces={}", names.join(","));
         let error = parse(&[&flag]).expect_err("too many").to_string();

@@ -64,15 +64,15 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
                 .is_some_and(|command| command == "plan" || command == "doctor")
                 && answer.exit_code() != 0 =>
         {
-            told(&answer);
+            print_answer(&answer);
             return ExitCode::FAILURE;
         }
-        Err(answer) => return told(&answer),
+        Err(answer) => return print_answer(&answer),
     };
     match cli.command {
         Command::Run(args) => match args.check() {
             Ok(()) => run::run(*args),
-            Err(error) => told(&error),
+            Err(error) => print_answer(&error),
         },
         Command::Crds(args) => crds::crds(&args),
         Command::Plan(args) => plan::plan(&args),
@@ -82,7 +82,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 /// Prints the output of clap: help to standard output, errors to standard error.
-fn told(answer: &clap::Error) -> ExitCode {
+fn print_answer(answer: &clap::Error) -> ExitCode {
     // If even standard error cannot be written to, only the exit code can report the error.
     let _ = answer.print();
     u8::try_from(answer.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)

@@ -73,7 +73,7 @@ enum Error {
     #[error("no usable credentials for the etcd of Registry {registry}: {cause}")]
     Closed { registry: String, cause: Closed },
     #[error("cannot ask for confirmation, because standard input is not a terminal: confirm with --yes")]
-    Nobody,
+    NoAnswer,
     #[error("no more keys were removed: the answer was not yes")]
     Declined,
     #[error("cannot read or write the terminal: {0}")]
@@ -158,7 +158,7 @@ fn ask(registry: &str, found: &Purge) -> Result<(), Error> {
         writeln!(out, "  ... and {} more", count - SHOWN)?;
     }
     if !io::stdin().is_terminal() {
-        return Err(Error::Nobody);
+        return Err(Error::NoAnswer);
     }
     write!(out, "Consumers lose these keys at once. Remove them? Type yes: ")?;
     out.flush()?;

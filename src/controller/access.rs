@@ -20,7 +20,7 @@ pub struct Wrong {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unresolved {
     /// The content of a named object is not known yet.
-    Unheard,
+    NotObserved,
     Wrong(Wrong),
 }
 
@@ -153,7 +153,7 @@ impl<'a, F: Fn(&Source) -> Option<&'a Content>> Look<'_, F> {
         let wrong = |reason, message| Err(Unresolved::Wrong(Wrong { reason, message }));
         let missing = Reason::CredentialsMissing;
         match (self.known)(&source) {
-            None => Err(Unresolved::Unheard),
+            None => Err(Unresolved::NotObserved),
             Some(Content::Absent) => wrong(
                 missing,
                 format!("{object} does not exist: create it with the key {key}"),
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_with_its_place() {
-        assert_eq!(resolved(None), Err(Unresolved::Unheard));
+        assert_eq!(resolved(None), Err(Unresolved::NotObserved));
         let (reason, message) = wrong(&Content::Absent);
         assert_eq!(reason, Reason::CredentialsMissing);
         assert!(message.contains("Secret ops/etcd-user does not exist"), "{message}");

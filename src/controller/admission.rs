@@ -169,7 +169,7 @@ fn previous(
         // The spec in force was not applied completely either. The edit may undo it.
         return (!last.identity.is_same(&compiled.identity)).then_some(last);
     }
-    former.stand_aside(&[]);
+    former.suppress(&[]);
     Some(former)
 }
 
@@ -177,17 +177,17 @@ impl Controller {
     pub(super) fn registration(
         &mut self,
         cache: &mut Cache,
-        area: &NamespaceScope,
+        namespaces: &NamespaceScope,
         seen: ObjectEvent<Box<ServiceRegistration>>,
         now: Instant,
     ) {
         match seen {
-            ObjectEvent::ListBegins => self.registration_lists.begin(area),
+            ObjectEvent::ListBegins => self.registration_lists.begin(namespaces),
             ObjectEvent::Lost(_) => self.weigh(cache, now),
             ObjectEvent::Applied(object) => self.registration_applied(cache, &object, now),
             ObjectEvent::Deleted { namespace, name } => {
                 self.registration_gone(cache, &RegistrationRef::new(namespace, name));
-                self.tell_unclear();
+                self.report_unclear();
             }
             ObjectEvent::Unreadable {
                 namespace,
@@ -206,21 +206,21 @@ impl Controller {
                     message,
                 };
                 self.refuse(cache, &reference, generation, RejectedSpec::Unusable(None), refusal);
-                self.tell_unclear();
+                self.report_unclear();
             }
             ObjectEvent::ListComplete => {
-                let began = self.registration_lists.began(area);
+                let began = self.registration_lists.began(namespaces);
                 let listed = cache
                     .entries
                     .iter()
-                    .filter(|(reference, _)| area.contains(&reference.namespace));
+                    .filter(|(reference, _)| namespaces.contains(&reference.namespace));
                 let gone = listed.filter(|(_, entry)| entry.list.is_before(began));
                 let gone: Vec<RegistrationRef> = gone.map(|(reference, _)| reference.clone()).collect();
                 for reference in gone {
                     self.registration_gone(cache, &reference);
                 }
-                self.tell_unclear();
-                self.streams.listed(REGISTRATIONS, area);
+                self.report_unclear();
+                self.streams.listed(REGISTRATIONS, namespaces);
                 self.weigh(cache, now);
             }
         }
@@ -272,7 +272,7 @@ impl Controller {
         entry.kept = record_formats::is_kept(object).then(|| record_formats::stripped(object));
         self.services.add_user(&reference, object);
         self.examine(cache, &reference, object, now);
-        self.tell_unclear();
+        self.report_unclear();
         self.registered_by_others(cache, &reference, object);
     }
 
@@ -446,14 +446,14 @@ impl Controller {
 
     /// Returns the claimed prefixes of `registration` for its status, without those of suppressed formats.
     pub(super) fn places(&self, reference: &RegistrationRef, compiled: &Compiled) -> Vec<FormatStatus> {
-        let aside: Vec<usize> = self
+        let suppressed: Vec<usize> = self
             .overlaps
-            .aside(reference)
+            .suppressed(reference)
             .iter()
-            .map(|aside| aside.format)
+            .map(|suppressed| suppressed.format)
             .collect();
         let readings = compiled.readings().into_iter().enumerate();
-        let mine = readings.filter(|(place, _)| !aside.contains(place));
+        let mine = readings.filter(|(place, _)| !suppressed.contains(place));
         let place = |reading: Reading| {
             let since = self
                 .overlaps
@@ -524,7 +524,7 @@ impl Controller {
         let previous = compiled.previous.take();
         compiled.previous = previous.filter(|previous| self.reserved(previous).is_none());
         // Check the suppressed formats like the others.
-        compiled.stand_aside(&[]);
+        compiled.suppress(&[]);
         let mut verdict = compiled.submit(known.spec(), &self.tenants);
         if let Some(Reserved {
             registry, meta_prefix, ..
@@ -534,13 +534,13 @@ impl Controller {
             verdict.forbidden.push(compiled.keep_out(bookkeeping, registry));
         }
         let concerned = self.settle_among_neighbours(cache, reference, &compiled);
-        compiled.stand_aside(&self.overlaps.aside(reference));
+        compiled.suppress(&self.overlaps.suppressed(reference));
         let known = self.registries.get(&registry).expect("it was found above");
-        let mut terms = compiled.terms(known.spec());
+        let mut settings = compiled.settings(known.spec());
         let lacks_nodes = lacks_nodes(cache, &compiled);
         let registration = &compiled.registration;
         // Which of its keys belong to nodes, or what they are to contain of nodes, is not known: all of them stay.
-        terms.suspended |= lacks_nodes;
+        settings.suspended |= lacks_nodes;
         let former = cache.entries[reference].in_force();
         log_admission(&compiled, former, verdict.denial.as_deref());
         let lacked_nodes = former.is_some_and(|former| former.obstacle == Some(Obstacle::nodes_unknown()));
@@ -553,7 +553,7 @@ impl Controller {
             registration: reference.clone(),
             verdict,
         };
-        let register = self.register(cache, reference, &compiled, terms);
+        let register = self.register(cache, reference, &compiled, settings);
         let entry = cache.entries.get_mut(reference).expect("mark() has added it");
         let former = entry.in_force.replace(compiled);
         if entry.pending.take().is_some() {
@@ -594,19 +594,19 @@ impl Controller {
         cache: &Cache,
         reference: &RegistrationRef,
         compiled: &Compiled,
-        terms: RegistrationSettings,
+        settings: RegistrationSettings,
     ) -> Command {
         let registration = &compiled.registration;
         Command::Register {
             registration: reference.clone(),
-            terms,
+            settings,
             service: registration.service.clone(),
             version: Version {
                 uid: registration.uid.clone(),
                 generation: registration.generation,
             },
             selected: cache.index.selected_count(reference),
-            aside: compiled.told_aside(),
+            suppressed: compiled.suppression_reasons(),
             kind: compiled.kind(),
             obstacle: compiled.obstacle.clone(),
             missing: compiled.missing.clone(),
@@ -644,17 +644,17 @@ impl Controller {
             cache.index.delete_registration(&reference);
             self.admit(cache, &reference, compiled, now);
         }
-        self.tell_unclear();
+        self.report_unclear();
     }
 
     /// Suppresses or restores formats of registrations in force, according to the current overlaps.
     fn look_again(&mut self, cache: &mut Cache, concerned: &BTreeSet<RegistrationRef>, now: Instant) {
         for reference in concerned {
-            let aside = self.overlaps.aside(reference);
+            let suppressed = self.overlaps.suppressed(reference);
             let Some(compiled) = cache.entries.get(reference).and_then(|entry| entry.in_force.clone()) else {
                 continue;
             };
-            if compiled.all_aside().eq(aside) {
+            if compiled.all_suppressed().eq(suppressed) {
                 continue;
             }
             // Remove the registration first, so that every pod counts as changed.
@@ -731,7 +731,7 @@ impl Controller {
             obstacle: None,
             missing: None,
             holding: &Holding::Undecided,
-            aside: &[],
+            suppressed: &[],
         };
         // Without a worker there is no leader: every replica publishes the same notice, which becomes one Event.
         self.workers.context().events.publish(Notice {
@@ -779,7 +779,7 @@ impl Controller {
         for (reference, compiled) in cache.asking_for(registry) {
             self.admit(cache, &reference, compiled, now);
         }
-        self.tell_unclear();
+        self.report_unclear();
     }
 
     /// Admits the registrations in force again for which `concerned` is true, because what they may publish of nodes, or what
@@ -799,7 +799,7 @@ impl Controller {
         for (reference, compiled) in publishing {
             self.admit_again(cache, &reference, compiled, now);
         }
-        self.tell_unclear();
+        self.report_unclear();
     }
 
     /// Admits the pending registrations once all Registries are listed: a missing Registry does not exist.
@@ -811,7 +811,7 @@ impl Controller {
         for (reference, compiled) in waiting {
             self.admit(cache, &reference, compiled, now);
         }
-        self.tell_unclear();
+        self.report_unclear();
     }
 
     /// Sends everything to a new worker, as after a restart.
@@ -825,7 +825,7 @@ impl Controller {
             cache.index.delete_registration(&reference);
             self.admit(cache, &reference, compiled, now);
         }
-        self.tell_unclear();
+        self.report_unclear();
         if let Some(known) = self.registries.get(registry) {
             self.workers.send(registry, Command::Approve(known.approved()));
         }
@@ -847,7 +847,7 @@ impl Controller {
 
     /// Notifies each worker if registrations with unknown keys have appeared in its Registry, or the last one has
     /// disappeared.
-    pub(super) fn tell_unclear(&mut self) {
+    pub(super) fn report_unclear(&mut self) {
         for registry in self.registries.keys() {
             if let Some(unclear) = self.unclear.send_changed(registry) {
                 self.workers.send(registry, Command::SomeAreUnclear(unclear));
@@ -866,8 +866,8 @@ fn log_admission(compiled: &Compiled, former: Option<&Compiled>, denial: Option<
     if let Some(missing) = &compiled.missing {
         tracing::warn!(registration = %reference, generation, %registry, reason = missing.message, "attributes are missing");
     }
-    for (_, aside) in &compiled.aside {
-        tracing::warn!(registration = %reference, generation, reason = %aside.reason, "a format is suppressed");
+    for (_, suppressed) in &compiled.suppressed {
+        tracing::warn!(registration = %reference, generation, reason = %suppressed.reason, "a format is suppressed");
     }
     let is_same = |former: &Compiled| former.registration == *registration && former.bindings == compiled.bindings;
     if !former.is_some_and(is_same) {

@@ -62,7 +62,7 @@ impl DesiredState for Cache {
         let state = PodState::of(self.index.view(registration, pod), if_ready, &compiled.bindings);
         Some(match &compiled.previous {
             None => state,
-            Some(_) => state.keeping(|| compiled.previously(&self.index, pod), compiled.is_newly_aside()),
+            Some(_) => state.keeping(|| compiled.previously(&self.index, pod), compiled.is_newly_suppressed()),
         })
     }
 }

@@ -29,7 +29,7 @@ pub struct Compiled {
     pub bindings: Vec<FormatBinding>,
     /// The formats that are suppressed because they overlap another registration's, with their positions among all
     /// formats.
-    pub aside: Vec<(FormatBinding, SuppressedFormat)>,
+    pub suppressed: Vec<(FormatBinding, SuppressedFormat)>,
     /// The requested TTL in seconds; the Registry's TTL if none.
     pub ttl: Option<u32>,
     /// Renew the leases, but change nothing.
@@ -202,7 +202,7 @@ fn compile_with(
             node_labels: Vec::new(),
         },
         bindings,
-        aside: Vec::new(),
+        suppressed: Vec::new(),
         ttl: spec.lease_ttl_seconds,
         suspended: spec.update_policy == api::UpdatePolicy::Frozen,
         keep_last: spec.last_endpoint == api::LastEndpoint::Keep,
@@ -312,42 +312,44 @@ impl Compiled {
     }
 
     /// Suppresses these formats, numbered as in [`Self::readings`], and no others.
-    pub fn stand_aside(&mut self, aside: &[SuppressedFormat]) {
+    pub fn suppress(&mut self, suppressed: &[SuppressedFormat]) {
         let all = self.all_outlets();
         if let Some(previous) = &mut self.previous {
             let count = all.len();
-            let of_previous = aside.iter().filter_map(|aside| {
-                let format = aside.format.checked_sub(count)?;
-                let reason = aside.reason.clone();
+            let of_previous = suppressed.iter().filter_map(|suppressed| {
+                let format = suppressed.format.checked_sub(count)?;
+                let reason = suppressed.reason.clone();
                 Some(SuppressedFormat { format, reason })
             });
-            previous.stand_aside(&of_previous.collect::<Vec<_>>());
+            previous.suppress(&of_previous.collect::<Vec<_>>());
         }
-        (self.bindings, self.aside) = (Vec::new(), Vec::new());
+        (self.bindings, self.suppressed) = (Vec::new(), Vec::new());
         for (place, binding) in all.into_iter().enumerate() {
-            match aside.iter().find(|aside| aside.format == place) {
-                Some(aside) => self.aside.push((binding, aside.clone())),
+            match suppressed.iter().find(|suppressed| suppressed.format == place) {
+                Some(suppressed) => self.suppressed.push((binding, suppressed.clone())),
                 None => self.bindings.push(binding),
             }
         }
     }
 
     /// Returns the suppressed formats, numbered as in [`Self::readings`].
-    pub fn all_aside(&self) -> impl Iterator<Item = SuppressedFormat> {
-        let count = self.bindings.len() + self.aside.len();
-        let mine = self.aside.iter().map(|(_, aside)| aside.clone());
-        let of_previous = self.previous.iter().flat_map(|previous| &previous.aside);
-        mine.chain(of_previous.map(move |(_, aside)| SuppressedFormat {
-            format: aside.format + count,
-            reason: aside.reason.clone(),
+    pub fn all_suppressed(&self) -> impl Iterator<Item = SuppressedFormat> {
+        let count = self.bindings.len() + self.suppressed.len();
+        let mine = self.suppressed.iter().map(|(_, suppressed)| suppressed.clone());
+        let of_previous = self.previous.iter().flat_map(|previous| &previous.suppressed);
+        mine.chain(of_previous.map(move |(_, suppressed)| SuppressedFormat {
+            format: suppressed.format + count,
+            reason: suppressed.reason.clone(),
         }))
     }
 
     /// Whether formats are suppressed that the previous spec did not have.
-    pub fn is_newly_aside(&self) -> bool {
-        let before = self.previous.iter().flat_map(|previous| &previous.aside);
+    pub fn is_newly_suppressed(&self) -> bool {
+        let before = self.previous.iter().flat_map(|previous| &previous.suppressed);
         let before: Vec<&Format> = before.map(|(binding, _)| &binding.format).collect();
-        self.aside.iter().any(|(binding, _)| !before.contains(&&binding.format))
+        self.suppressed
+            .iter()
+            .any(|(binding, _)| !before.contains(&&binding.format))
     }
 
     /// Whether pods get other records than with `former` although the index sees no difference: a RecordFormat has
@@ -385,21 +387,24 @@ impl Compiled {
     }
 
     /// Returns why formats are suppressed.
-    pub fn told_aside(&self) -> Vec<String> {
-        self.aside.iter().map(|(_, aside)| aside.reason.clone()).collect()
+    pub fn suppression_reasons(&self) -> Vec<String> {
+        self.suppressed
+            .iter()
+            .map(|(_, suppressed)| suppressed.reason.clone())
+            .collect()
     }
 
     fn all_outlets(&self) -> Vec<FormatBinding> {
         let mut all = self.bindings.clone();
         // Suppressed formats are in the order of their positions.
-        for (binding, aside) in &self.aside {
-            all.insert(aside.format, binding.clone());
+        for (binding, suppressed) in &self.suppressed {
+            all.insert(suppressed.format, binding.clone());
         }
         all
     }
 
     /// Returns the settings that the planner needs.
-    pub fn terms(&self, registry: &RegistrySpec) -> RegistrationSettings {
+    pub fn settings(&self, registry: &RegistrySpec) -> RegistrationSettings {
         RegistrationSettings {
             created: self.registration.created,
             ttl: self.ttl.unwrap_or(registry.defaults.lease_ttl_seconds),
@@ -438,11 +443,11 @@ impl Compiled {
     /// Returns the first format whose keys may be inside a metaPrefix of `registries` or around it, or whose consumers
     /// would read it. The etcd cluster of a Registry does not matter: several Registries may name the same one.
     pub fn reserved<'a>(&self, registries: impl Iterator<Item = (&'a str, &'a RegistrySpec)>) -> Option<Reserved> {
-        let aside = self.aside.iter().map(|(binding, _)| binding);
+        let suppressed = self.suppressed.iter().map(|(binding, _)| binding);
         let formats: Vec<&Format> = self
             .bindings
             .iter()
-            .chain(aside)
+            .chain(suppressed)
             .map(|binding| &binding.format)
             .collect();
         let overlap = |(registry, spec): (&str, &RegistrySpec)| {
@@ -548,9 +553,12 @@ mod tests {
 
     #[test]
     fn a_registration_without_a_ttl_takes_the_one_of_its_registry() {
-        assert_eq!(compile(&registration(&json!({}))).unwrap().terms(&registry()).ttl, 30);
+        assert_eq!(
+            compile(&registration(&json!({}))).unwrap().settings(&registry()).ttl,
+            30
+        );
         let own = registration(&json!({"leaseTTLSeconds": 60}));
-        assert_eq!(compile(&own).unwrap().terms(&registry()).ttl, 60);
+        assert_eq!(compile(&own).unwrap().settings(&registry()).ttl, 60);
     }
 
     #[test]
@@ -614,7 +622,7 @@ mod tests {
             "updatePolicy": "Frozen", "leaseTTLSeconds": 60, "attributes": [{"name": "team", "value": "payments"}],
         });
         let compiled = compile(&registration(&frozen)).unwrap();
-        assert!(compiled.suspended && compiled.terms(&registry()).suspended);
+        assert!(compiled.suspended && compiled.settings(&registry()).suspended);
         let recorded: Vec<&String> = compiled.identity.spec.keys().collect();
         assert_eq!(recorded, ["address", "attributes", "formats", "ports"]);
         assert_eq!(compiled.identity.spec["attributes"], frozen["attributes"]);

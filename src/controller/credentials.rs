@@ -56,7 +56,7 @@ impl Controller {
         });
         let (spec, version) = (known.spec().clone(), known.version());
         match resolved {
-            Err(Unresolved::Unheard) => {
+            Err(Unresolved::NotObserved) => {
                 if known.offered.is_none() {
                     context.health.set_registry(name, RegistryHealth::Starting);
                 }
@@ -69,9 +69,9 @@ impl Controller {
                 if known.offered.is_some() {
                     self.workers.send(name, Command::Access(Err(trouble.clone())));
                 } else {
-                    let told = known.told.clone();
+                    let reported = known.reported.clone();
                     self.workers.start(name, spec, version, Err(trouble.clone()));
-                    self.workers.send(name, Command::Status(told));
+                    self.workers.send(name, Command::Status(reported));
                     self.hand_over(cache, name, now);
                 }
                 self.is_wrong(name, Some(trouble));
@@ -90,11 +90,11 @@ impl Controller {
                     former => {
                         let is_first = former.is_none();
                         let begin = Box::new(known.begin_with(&access));
-                        let told = known.told.clone();
+                        let reported = known.reported.clone();
                         tracing::info!(registry = %name, endpoints = ?begin.endpoints, is_first, "connecting");
                         context.health.set_registry(name, RegistryHealth::Starting);
                         self.workers.start(name, spec, version, Ok(begin.clone()));
-                        self.workers.send(name, Command::Status(told));
+                        self.workers.send(name, Command::Status(reported));
                         if begin != access {
                             self.workers.send(name, Command::Access(Ok(access.clone())));
                         }

@@ -113,7 +113,7 @@ impl Controller {
             annotations: AnnotatedServices::default(),
             sources: HashMap::new(),
             tenants: NamespaceCache::default(),
-            streams: Streams::new(context.hearing.watch_scope()),
+            streams: Streams::new(context.checkpoint.watch_scope()),
             workers,
             outdated: None,
             registration_lists: Relists::default(),
@@ -184,21 +184,21 @@ impl Controller {
         metrics.set_registrations(cache.entries.len());
     }
 
-    fn take(&mut self, cache: &mut Cache, news: WatchEvent, now: Instant) {
-        match news {
+    fn take(&mut self, cache: &mut Cache, event: WatchEvent, now: Instant) {
+        match event {
             WatchEvent::Cluster(id) => self.cluster(id),
             WatchEvent::Bookmark {
                 stream,
                 version,
                 present,
             } => self.streams.reach(&stream, version, present),
-            WatchEvent::Pod(area, seen) => {
-                self.streams.note(PODS, &area, &seen);
-                self.pod(cache, &area, seen, now);
+            WatchEvent::Pod(namespaces, seen) => {
+                self.streams.note(PODS, &namespaces, &seen);
+                self.pod(cache, &namespaces, seen, now);
             }
-            WatchEvent::Registration(area, seen) => {
-                self.streams.note(REGISTRATIONS, &area, &seen);
-                self.registration(cache, &area, seen, now);
+            WatchEvent::Registration(namespaces, seen) => {
+                self.streams.note(REGISTRATIONS, &namespaces, &seen);
+                self.registration(cache, &namespaces, seen, now);
             }
             WatchEvent::Registry(seen) => {
                 self.streams.note(REGISTRIES, &NamespaceScope::Cluster, &seen);
@@ -209,22 +209,22 @@ impl Controller {
                 self.streams.note(RECORD_FORMATS, &NamespaceScope::Cluster, &seen);
                 self.record_format(cache, seen, now);
             }
-            WatchEvent::Service(area, seen) => {
-                self.streams.note(SERVICES, &area, &seen);
-                self.service(cache, &area, seen, now);
+            WatchEvent::Service(namespaces, seen) => {
+                self.streams.note(SERVICES, &namespaces, &seen);
+                self.service(cache, &namespaces, seen, now);
             }
-            WatchEvent::EndpointSlice(area, seen) => {
-                self.streams.note(ENDPOINT_SLICES, &area, &seen);
-                self.endpoint_slice(cache, &area, seen, now);
+            WatchEvent::EndpointSlice(namespaces, seen) => {
+                self.streams.note(ENDPOINT_SLICES, &namespaces, &seen);
+                self.endpoint_slice(cache, &namespaces, seen, now);
             }
             WatchEvent::Node(seen) => {
                 self.streams.note(NODES, &NamespaceScope::Cluster, &seen);
                 self.node(cache, seen, now);
             }
             WatchEvent::Source(source, content) => self.source(cache, source, content, now),
-            WatchEvent::Namespace(area, seen) => {
-                self.streams.note(NAMESPACES, &area, &seen);
-                self.namespace(cache, &area, seen, now);
+            WatchEvent::Namespace(namespaces, seen) => {
+                self.streams.note(NAMESPACES, &namespaces, &seen);
+                self.namespace(cache, &namespaces, seen, now);
             }
         }
     }
@@ -244,12 +244,12 @@ impl Controller {
             tracing::info!(%stream, "the namespace does not exist; its watch counts as complete and empty");
             if stream.kind == PODS {
                 // The pods were deleted with the namespace, although no watch event reported it.
-                cache.index.begin_pod_relist(&stream.area);
-                let missing = cache.index.end_pod_relist(&stream.area);
+                cache.index.begin_pod_relist(&stream.namespaces);
+                let missing = cache.index.end_pod_relist(&stream.namespaces);
                 self.send_missing(cache, &missing, now);
             }
         }
-        self.tell_complete(cache);
+        self.report_complete(cache);
         let outdated = self.streams.outdated();
         let is_stale = outdated.as_ref().is_some_and(Outdated::is_general);
         self.workers.context().peers.state_fresh(self.complete && !is_stale);
@@ -260,9 +260,9 @@ impl Controller {
         }
     }
 
-    fn pod(&mut self, cache: &mut Cache, area: &NamespaceScope, event: ObjectEvent<Pod>, now: Instant) {
+    fn pod(&mut self, cache: &mut Cache, namespaces: &NamespaceScope, event: ObjectEvent<Pod>, now: Instant) {
         let (marks, deleted) = match event {
-            ObjectEvent::ListBegins => return cache.index.begin_pod_relist(area),
+            ObjectEvent::ListBegins => return cache.index.begin_pod_relist(namespaces),
             ObjectEvent::Applied(pod) => match cache.index.apply_pod(&pod) {
                 PodChange::None => return,
                 PodChange::Selection(marks) => (marks, false),
@@ -282,9 +282,9 @@ impl Controller {
             ObjectEvent::Unreadable { namespace, name, .. } => return cache.index.keep_pod(&namespace, &name),
             ObjectEvent::Lost(_) => return self.weigh(cache, now),
             ObjectEvent::ListComplete => {
-                let missing = cache.index.end_pod_relist(area);
+                let missing = cache.index.end_pod_relist(namespaces);
                 self.send_missing(cache, &missing, now);
-                self.streams.listed(PODS, area);
+                self.streams.listed(PODS, namespaces);
                 return self.weigh(cache, now);
             }
         };
@@ -325,7 +325,7 @@ impl Controller {
     }
 
     /// Notifies the workers once when all caches are complete.
-    fn tell_complete(&mut self, cache: &mut Cache) {
+    fn report_complete(&mut self, cache: &mut Cache) {
         if self.streams.are_complete() && !std::mem::replace(&mut self.complete, true) {
             tracing::info!(
                 pods = cache.index.pod_count(),

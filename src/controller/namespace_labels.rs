@@ -12,18 +12,18 @@ impl Controller {
     pub(super) fn namespace(
         &mut self,
         cache: &mut Cache,
-        area: &NamespaceScope,
+        namespaces: &NamespaceScope,
         seen: ObjectEvent<NamespaceLabels>,
         now: Instant,
     ) {
         match seen {
-            ObjectEvent::ListBegins => self.tenants.begin_relist(area),
+            ObjectEvent::ListBegins => self.tenants.begin_relist(namespaces),
             ObjectEvent::Lost(_) => self.weigh(cache, now),
             ObjectEvent::Applied(tenant) => {
                 let name = tenant.name.clone();
                 let was_there = self.tenants.is_there(&name);
-                if self.tenants.apply(tenant) && self.streams.is_listed(NAMESPACES, area) {
-                    self.judge_anew(cache, |reference| *reference.namespace == *name, now);
+                if self.tenants.apply(tenant) && self.streams.is_listed(NAMESPACES, namespaces) {
+                    self.judge_again(cache, |reference| *reference.namespace == *name, now);
                 }
                 if !was_there {
                     self.weigh(cache, now);
@@ -40,9 +40,9 @@ impl Controller {
             ObjectEvent::ListComplete => {
                 let entries = &cache.entries;
                 let in_use = |name: &str| entries.keys().any(|reference| *reference.namespace == *name);
-                self.tenants.end_relist(area, in_use);
-                if self.streams.listed(NAMESPACES, area) {
-                    self.judge_anew(cache, |reference| area.contains(&reference.namespace), now);
+                self.tenants.end_relist(namespaces, in_use);
+                if self.streams.listed(NAMESPACES, namespaces) {
+                    self.judge_again(cache, |reference| namespaces.contains(&reference.namespace), now);
                 }
                 self.weigh(cache, now);
             }
@@ -59,7 +59,7 @@ impl Controller {
     }
 
     /// Applies the rules of the Registries again to the registrations for which `concerned` is true.
-    fn judge_anew(&mut self, cache: &mut Cache, concerned: impl Fn(&RegistrationRef) -> bool, now: Instant) {
+    fn judge_again(&mut self, cache: &mut Cache, concerned: impl Fn(&RegistrationRef) -> bool, now: Instant) {
         let is_ruled = |registry: &str| {
             let known = self.registries.get(registry);
             known.is_some_and(|known| known.spec().access.is_some())

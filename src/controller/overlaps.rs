@@ -146,18 +146,18 @@ impl PrefixOverlaps {
     }
 
     /// Returns the suppressed formats of `registration`.
-    pub fn aside(&self, registration: &RegistrationRef) -> Vec<SuppressedFormat> {
+    pub fn suppressed(&self, registration: &RegistrationRef) -> Vec<SuppressedFormat> {
         let Some(entry) = self.entries.get(registration) else {
             return Vec::new();
         };
-        let aside = |(format, reading): (usize, &Option<(Reading, Since)>)| {
+        let suppressed = |(format, reading): (usize, &Option<(Reading, Since)>)| {
             let (reading, since) = reading.as_ref()?;
             let touching = self.touching(entry, reading);
             let first = touching.first().filter(|first| first.rank < entry.rank(*since))?;
-            let reason = told(format, reading, first);
+            let reason = suppression_reason(format, reading, first);
             Some(SuppressedFormat { format, reason })
         };
-        entry.readings.iter().enumerate().filter_map(aside).collect()
+        entry.readings.iter().enumerate().filter_map(suppressed).collect()
     }
 
     /// Returns the other registrations with which formats of `registration` overlap, whichever of them are suppressed.
@@ -300,7 +300,7 @@ fn drop_if_empty<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Rank>>, key: &K) {
     }
 }
 
-fn told(format: usize, reading: &Reading, other: &Overlap) -> String {
+fn suppression_reason(format: usize, reading: &Reading, other: &Overlap) -> String {
     let Overlap {
         rank: (_, owner),
         dialect,

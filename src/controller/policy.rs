@@ -74,9 +74,9 @@ impl Compiled {
                 }
             });
             if let PrefixGrant::Nowhere(denial) = &binding.pass {
-                let told = denial.to_string();
-                if !denials.contains(&told) {
-                    denials.push(told);
+                let message = denial.to_string();
+                if !denials.contains(&message) {
+                    denials.push(message);
                 }
             }
             if !binding.pass.allows_all(scope) {

@@ -11,7 +11,7 @@ use kube::Resource;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::worker::{Context, PreviewWorker, guard_terms};
+use super::worker::{Context, PreviewWorker, guard_settings};
 use super::workers::{NewWorker, Workers};
 use super::{Controller, compile};
 use crate::api::{Guard, GuardMode, RecordFormat, Registry, RegistrySpec, ServiceRegistration};
@@ -141,7 +141,7 @@ pub struct Preview {
 
 /// What the guard would decide about.
 #[derive(Debug, Default)]
-struct Doubts {
+struct UnconfirmedRemovals {
     keys: BTreeSet<Key>,
     /// The endpoints that would lose these keys.
     lost: usize,
@@ -267,7 +267,7 @@ impl Preview {
         let entry = &cache.entries[&reference];
         if let Some(compiled) = entry.in_force() {
             let scopes = self.scopes.entry(reference.clone()).or_default();
-            scopes.extend(compiled.terms(&self.spec).prefixes);
+            scopes.extend(compiled.settings(&self.spec).prefixes);
         }
         match entry.why_refused() {
             Some(cause) => Err(Refusal(cause.trim_end_matches('.').to_owned())),
@@ -312,14 +312,14 @@ impl Preview {
 
     /// Has the worker carry out everything. Returns the outcome of each registration of `wanted`.
     pub async fn outcomes(&mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
-        let mut doubts = Doubts::default();
+        let mut unconfirmed = UnconfirmedRemovals::default();
         let on_hold = |hold: &Hold| {
-            doubts.keys.extend(hold.keys().cloned());
-            doubts.lost += hold.lost;
-            doubts.of = doubts.of.max(hold.of);
+            unconfirmed.keys.extend(hold.keys().cloned());
+            unconfirmed.lost += hold.lost;
+            unconfirmed.of = unconfirmed.of.max(hold.of);
         };
         Box::pin(self.worker().carry_out(on_hold)).await;
-        let held = self.held_back(doubts);
+        let held = self.held_back(unconfirmed);
         wanted
             .iter()
             .filter_map(|registration| self.outcome(registration, &held))
@@ -327,11 +327,11 @@ impl Preview {
     }
 
     /// Returns the keys that the guard would hold back.
-    fn held_back(&self, doubts: Doubts) -> BTreeSet<Key> {
-        let settings = guard_terms(&self.spec.guard);
-        let of = doubts.of + self.endpoints_of_others;
-        let is_held = settings.mode == GuardMode::Hold && settings.is_above(doubts.lost, of);
-        if is_held { doubts.keys } else { BTreeSet::new() }
+    fn held_back(&self, unconfirmed: UnconfirmedRemovals) -> BTreeSet<Key> {
+        let settings = guard_settings(&self.spec.guard);
+        let of = unconfirmed.of + self.endpoints_of_others;
+        let is_held = settings.mode == GuardMode::Hold && settings.is_above(unconfirmed.lost, of);
+        if is_held { unconfirmed.keys } else { BTreeSet::new() }
     }
 
     fn outcome(&self, registration: &RegistrationRef, held: &BTreeSet<Key>) -> Option<Outcome> {

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_leader_is_told_by_its_name_and_what_is_no_record_as_it_is() {
+    fn leader_identity_is_parsed_and_unreadable_record_is_shown_raw() {
         assert_eq!(identity(br#"{"identity":"pod-0","version":"0.1.0"}"#), "pod-0");
         assert_eq!(identity(b"somebody"), "somebody");
     }

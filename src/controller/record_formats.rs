@@ -213,7 +213,7 @@ impl Controller {
         for (reference, object) in kept {
             self.examine(cache, &reference, &object, now);
         }
-        self.tell_unclear();
+        self.report_unclear();
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Known {
     /// When the Registry is dropped by the next list, if no list contains it until then; none if the newest one does.
     missing_until: Option<Instant>,
     /// The status as last observed.
-    pub(super) told: StatusSeen,
+    pub(super) reported: StatusSeen,
     /// The access that its worker received last; none while the worker has none.
     pub(super) offered: Option<Box<Access>>,
     /// Why the access that the spec names now cannot be used.
@@ -87,7 +87,7 @@ impl Known {
     /// Returns the access to start with: `access`, but with the endpoints that the status reports as in use, if it
     /// reports any.
     pub(super) fn begin_with(&self, access: &Access) -> Access {
-        let endpoints = &self.told.endpoints;
+        let endpoints = &self.reported.endpoints;
         if endpoints.is_empty() {
             return access.clone();
         }
@@ -134,7 +134,7 @@ impl Controller {
                 approved: None,
                 list: 0,
                 missing_until: None,
-                told: StatusSeen::default(),
+                reported: StatusSeen::default(),
                 offered: Some(Box::new(access.clone())),
                 wrong: None,
                 good: Some(access.clone()),
@@ -197,9 +197,9 @@ impl Controller {
                 .map(|(name, known)| (name.to_string(), store(known)))
                 .collect(),
         };
-        self.state.send_if_modified(|told| {
-            let is_new = told.as_ref() != Some(&now);
-            *told = Some(now);
+        self.state.send_if_modified(|reported| {
+            let is_new = reported.as_ref() != Some(&now);
+            *reported = Some(now);
             is_new
         });
     }
@@ -246,7 +246,7 @@ impl Controller {
         if let Some(status) = object.status.as_ref().filter(|_| is_served) {
             self.hint(&name, status);
         }
-        let told = StatusSeen::of(object.status.as_ref());
+        let reported = StatusSeen::of(object.status.as_ref());
         // The status writer runs until the process ends.
         let _ = self
             .workers
@@ -275,14 +275,14 @@ impl Controller {
             approved: approved.clone(),
             list: self.registry_list,
             missing_until: None,
-            told: told.clone(),
+            reported: reported.clone(),
             offered,
             wrong,
             good,
         };
         let version = known.version();
         self.registries.insert(name.clone(), known);
-        self.workers.send(&name, Command::Status(told));
+        self.workers.send(&name, Command::Status(reported));
         self.watch_sources();
         let Some(former) = former else {
             tracing::info!(registry = %name, endpoints = ?spec.etcd.endpoints, class = spec.class, is_served, "new Registry");
@@ -383,7 +383,7 @@ impl Controller {
     pub(super) fn relist(&mut self, now: Instant) {
         self.relisted_at = Some(now);
         let registries = WatchTarget::of_cluster(REGISTRIES);
-        self.workers.context().hearing.relist(&registries);
+        self.workers.context().checkpoint.relist(&registries);
     }
 
     /// Drops the Registries that lists have lacked for long enough. Call when a list is complete.

@@ -33,7 +33,7 @@ use crate::peer::{self, KeyState, PeerOptions, Peers};
 use crate::telemetry::{self, Gate, Health, Metrics};
 
 /// Capacity of the channel for watch events. The watches wait while it is full.
-const NEWS: usize = 1024;
+const EVENT_CAPACITY: usize = 1024;
 /// Timeout of one request for the UID of the cluster.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long a replica with stored state waits for that UID before it starts from the stored state: leases have to be
@@ -106,7 +106,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     let folder = options.state_dir.map(StateFolder::new);
     let stored = folder.as_ref().and_then(StateFolder::load);
     let mut asked = Box::pin(crate::kube::cluster_id(client.clone(), ANSWER, metrics.calls.clone()));
-    let (begin, told) = tokio::select! {
+    let (begin, answer) = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
         id = &mut asked => {
@@ -123,7 +123,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         }
     };
 
-    let (news_of, news) = mpsc::channel(NEWS);
+    let (sender, events) = mpsc::channel(EVENT_CAPACITY);
     let writers = StatusWriters::open(
         &client,
         &identity,
@@ -133,14 +133,14 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         options.service_annotations,
     );
     let id = async {
-        match told {
+        match answer {
             Some(id) => id,
             None => asked.await,
         }
     };
-    let hearing = SharedCheckpoint::new(options.watch_scope);
+    let checkpoint = SharedCheckpoint::new(options.watch_scope);
     let of = (watching, namespace.clone());
-    let sources = start_watches(of, id, hearing.clone(), news_of, &metrics, (&mut parts, &shutdown));
+    let sources = start_watches(of, id, checkpoint.clone(), sender, &metrics, (&mut parts, &shutdown));
     let (states, newest) = watch::channel(None);
     if let Some(folder) = folder {
         parts.spawn(named("state folder", state::keep(folder, newest, shutdown.clone())));
@@ -158,8 +158,8 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         identity,
         session_ttl: options.session_ttl,
         timeouts: options.timeouts,
-        freshness: nothing_observed(&hearing),
-        hearing,
+        freshness: nothing_observed(&checkpoint),
+        checkpoint,
         registrations: writers.registrations,
         registries: writers.registries,
         record_formats: writers.record_formats,
@@ -178,7 +178,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
     };
     let mut controller = Controller::new(Workers::of_etcd(context, shutdown.clone()), states);
     controller.resume(begin.registries);
-    let serve = controller.run(news, proven, leaderships, shutdown.clone());
+    let serve = controller.run(events, proven, leaderships, shutdown.clone());
     parts.spawn(async move { serve.await.map(|()| "controller") });
 
     supervise(parts, &shutdown).await
@@ -193,8 +193,8 @@ fn nothing_stored(cluster_id: &str) -> State {
 }
 
 /// Returns how far Kubernetes has been observed before the watches begin.
-fn nothing_observed(hearing: &SharedCheckpoint) -> watch::Sender<Freshness> {
-    watch::Sender::new(Freshness::new(hearing.watch_scope().streams()))
+fn nothing_observed(checkpoint: &SharedCheckpoint) -> watch::Sender<Freshness> {
+    watch::Sender::new(Freshness::new(checkpoint.watch_scope().streams()))
 }
 
 /// Starts the connections with which replicas monitor each other.
@@ -237,7 +237,7 @@ fn connect_peers(
         source,
         metrics.clone(),
         keys,
-        peers.doubts(),
+        peers.key_mismatch(),
         shutdown.clone(),
     );
     parts.spawn(named("peer key", keep));
@@ -255,8 +255,8 @@ fn failed_to_listen(address: SocketAddr) -> impl FnOnce(std::io::Error) -> Failu
 fn start_watches(
     (watching, namespace): (Watching, Arc<str>),
     id: impl Future<Output = String> + Send + 'static,
-    hearing: SharedCheckpoint,
-    news_of: mpsc::Sender<WatchEvent>,
+    checkpoint: SharedCheckpoint,
+    sender: mpsc::Sender<WatchEvent>,
     metrics: &Metrics,
     (parts, shutdown): (&mut JoinSet<Result<&'static str, Failure>>, &CancellationToken),
 ) -> watch::Sender<BTreeSet<Source>> {
@@ -266,11 +266,18 @@ fn start_watches(
         namespace,
         wanted,
         metrics.clone(),
-        news_of.clone(),
+        sender.clone(),
         shutdown.clone(),
     );
     parts.spawn(named("watches of Secrets and ConfigMaps", watch));
-    let watch = crate::kube::watch(watching.kinds, id, metrics.clone(), hearing, news_of, shutdown.clone());
+    let watch = crate::kube::watch(
+        watching.kinds,
+        id,
+        metrics.clone(),
+        checkpoint,
+        sender,
+        shutdown.clone(),
+    );
     parts.spawn(named("watches", watch));
     sources
 }
@@ -283,10 +290,10 @@ fn status_writer<K: Reported>(
     parts: &mut JoinSet<Result<&'static str, Failure>>,
     shutdown: &CancellationToken,
 ) -> mpsc::UnboundedSender<StatusUpdate<K>> {
-    let (notes_of, notes) = mpsc::unbounded_channel();
+    let (sender, updates) = mpsc::unbounded_channel();
     let status_writer = StatusWriter::<K>::new(client.clone(), metrics.calls.clone());
-    parts.spawn(named(name, status_writer.run(notes, shutdown.clone())));
-    notes_of
+    parts.spawn(named(name, status_writer.run(updates, shutdown.clone())));
+    sender
 }
 
 /// The senders of what is written to Kubernetes.

@@ -69,12 +69,12 @@ impl Controller {
     pub(super) fn service(
         &mut self,
         cache: &mut Cache,
-        area: &NamespaceScope,
+        namespaces: &NamespaceScope,
         seen: ObjectEvent<Service>,
         now: Instant,
     ) {
         match seen {
-            ObjectEvent::ListBegins => self.services.objects.begin_relist(area),
+            ObjectEvent::ListBegins => self.services.objects.begin_relist(namespaces),
             ObjectEvent::Lost(_) => self.weigh(cache, now),
             ObjectEvent::Applied(service) => {
                 let (namespace, name) = (service.namespace.clone(), service.name.clone());
@@ -91,11 +91,11 @@ impl Controller {
             }
             ObjectEvent::Unreadable { namespace, name, .. } => self.services.objects.keep(&namespace, &name),
             ObjectEvent::ListComplete => {
-                for deleted in self.services.objects.end_relist(area) {
+                for deleted in self.services.objects.end_relist(namespaces) {
                     self.examine_users_of(cache, &deleted.namespace, &deleted.name, now);
                     self.annotations_changed(cache, &deleted.namespace, &deleted.name);
                 }
-                self.are_listed(cache, SERVICES, area, now);
+                self.are_listed(cache, SERVICES, namespaces, now);
             }
         }
     }
@@ -103,12 +103,12 @@ impl Controller {
     pub(super) fn endpoint_slice(
         &mut self,
         cache: &mut Cache,
-        area: &NamespaceScope,
+        namespaces: &NamespaceScope,
         seen: ObjectEvent<EndpointSlice>,
         now: Instant,
     ) {
         match seen {
-            ObjectEvent::ListBegins => self.services.slices.begin_relist(area),
+            ObjectEvent::ListBegins => self.services.slices.begin_relist(namespaces),
             ObjectEvent::Lost(_) => self.weigh(cache, now),
             ObjectEvent::Applied(slice) => {
                 let (namespace, name, service) = (slice.namespace.clone(), slice.name.clone(), slice.service.clone());
@@ -129,17 +129,17 @@ impl Controller {
             }
             ObjectEvent::Unreadable { namespace, name, .. } => self.services.slices.keep(&namespace, &name),
             ObjectEvent::ListComplete => {
-                for deleted in self.services.slices.end_relist(area) {
+                for deleted in self.services.slices.end_relist(namespaces) {
                     self.examine_users_of(cache, &deleted.namespace, &deleted.service, now);
                 }
-                self.are_listed(cache, ENDPOINT_SLICES, area, now);
+                self.are_listed(cache, ENDPOINT_SLICES, namespaces, now);
             }
         }
     }
 
     /// Handles the end of a list: what it did not contain does not exist.
-    fn are_listed(&mut self, cache: &mut Cache, kind: &'static str, area: &NamespaceScope, now: Instant) {
-        if self.streams.listed(kind, area) {
+    fn are_listed(&mut self, cache: &mut Cache, kind: &'static str, namespaces: &NamespaceScope, now: Instant) {
+        if self.streams.listed(kind, namespaces) {
             self.examine_all(cache, |object| object.spec.service.is_some(), now);
         }
         self.weigh(cache, now);
@@ -163,7 +163,7 @@ impl Controller {
                 users.remove(&reference);
             }
         }
-        self.tell_unclear();
+        self.report_unclear();
     }
 
     pub(super) fn node(&mut self, cache: &mut Cache, seen: ObjectEvent<Node>, now: Instant) {

@@ -46,7 +46,7 @@ impl Obstacle {
     }
 
     /// Returns the reason and the message.
-    pub fn told(&self) -> (Reason, &str) {
+    pub fn condition(&self) -> (Reason, &str) {
         (self.reason, &self.message)
     }
 

@@ -28,7 +28,7 @@ struct TargetState {
 /// The states of all watches.
 #[derive(Debug)]
 pub struct Streams {
-    standings: BTreeMap<WatchTarget, TargetState>,
+    states: BTreeMap<WatchTarget, TargetState>,
     /// How fresh the cache of each watch is.
     progress: Freshness,
     /// Whether `progress` has changed since it was last taken.
@@ -38,16 +38,16 @@ pub struct Streams {
 impl Streams {
     /// Returns the watches of this scope. None of them is complete yet.
     pub fn new(watch_scope: &WatchScope) -> Self {
-        let standing = |stream| (stream, TargetState::default());
+        let state = |stream| (stream, TargetState::default());
         Self {
-            standings: watch_scope.streams().map(standing).collect(),
+            states: watch_scope.streams().map(state).collect(),
             progress: Freshness::new(watch_scope.streams()),
             progressed: false,
         }
     }
 
     /// Records whether the event `seen` starts or ends the time in which the cache is stale.
-    pub fn note<T>(&mut self, kind: &'static str, area: &NamespaceScope, seen: &ObjectEvent<T>) {
+    pub fn note<T>(&mut self, kind: &'static str, namespaces: &NamespaceScope, seen: &ObjectEvent<T>) {
         let lost = match seen {
             ObjectEvent::Lost(since) => Some(*since),
             ObjectEvent::ListComplete => None,
@@ -56,45 +56,43 @@ impl Streams {
             | ObjectEvent::Deleted { .. }
             | ObjectEvent::Unreadable { .. } => return,
         };
-        if let Some(standing) = self.standings.get_mut(&WatchTarget::new(kind, area.clone())) {
-            standing.lost = lost;
+        if let Some(state) = self.states.get_mut(&WatchTarget::new(kind, namespaces.clone())) {
+            state.lost = lost;
         }
     }
 
     /// Records that a complete list has been processed. Returns whether it was the first list of the watch.
-    pub fn listed(&mut self, kind: &'static str, area: &NamespaceScope) -> bool {
-        let standing = self.standings.get_mut(&WatchTarget::new(kind, area.clone()));
-        standing.is_some_and(|standing| !std::mem::replace(&mut standing.listed, true))
+    pub fn listed(&mut self, kind: &'static str, namespaces: &NamespaceScope) -> bool {
+        let state = self.states.get_mut(&WatchTarget::new(kind, namespaces.clone()));
+        state.is_some_and(|state| !std::mem::replace(&mut state.listed, true))
     }
 
-    pub fn is_listed(&self, kind: &'static str, area: &NamespaceScope) -> bool {
-        let standing = self.standings.get(&WatchTarget::new(kind, area.clone()));
-        standing.is_some_and(|standing| standing.listed)
+    pub fn is_listed(&self, kind: &'static str, namespaces: &NamespaceScope) -> bool {
+        let state = self.states.get(&WatchTarget::new(kind, namespaces.clone()));
+        state.is_some_and(|state| state.listed)
     }
 
     /// Whether the watch of this kind that covers `namespace` has completed a list.
     pub fn is_listed_in(&self, kind: &str, namespace: &str) -> bool {
-        let mut standings = self.standings.iter();
-        standings.any(|(stream, standing)| stream.kind == kind && standing.listed && stream.area.contains(namespace))
+        let mut states = self.states.iter();
+        states.any(|(stream, state)| stream.kind == kind && state.listed && stream.namespaces.contains(namespace))
     }
 
     /// Whether the nodes cannot be listed, for example because the operator has no permission.
     pub fn are_nodes_unknown(&self) -> bool {
-        let nodes = self.standings.get(&WatchTarget::of_cluster(NODES));
-        nodes.is_some_and(|standing| standing.void)
+        let nodes = self.states.get(&WatchTarget::of_cluster(NODES));
+        nodes.is_some_and(|state| state.void)
     }
 
     /// Whether each watch has completed a list, or has nothing to report.
     pub fn are_complete(&self) -> bool {
-        self.standings.values().all(|standing| standing.listed || standing.void)
+        self.states.values().all(|state| state.listed || state.void)
     }
 
     /// Returns which caches are stale and since when; none if all are fresh.
     pub fn outdated(&self) -> Option<Outdated> {
-        let lost = self.standings.iter().filter(|(_, standing)| !standing.void);
-        let lost: Vec<_> = lost
-            .filter_map(|(stream, standing)| Some((standing.lost?, stream)))
-            .collect();
+        let lost = self.states.iter().filter(|(_, state)| !state.void);
+        let lost: Vec<_> = lost.filter_map(|(stream, state)| Some((state.lost?, stream))).collect();
         let since = lost.iter().map(|(since, _)| *since).min()?;
         let streams = lost.into_iter().map(|(_, stream)| stream.clone()).collect();
         Some(Outdated { since, streams })
@@ -112,7 +110,7 @@ impl Streams {
 
     /// Returns the freshness of all caches, except for watches that have nothing to report.
     pub fn progress(&self) -> Freshness {
-        let is_void = |stream: &WatchTarget| self.standings.get(stream).is_some_and(|standing| standing.void);
+        let is_void = |stream: &WatchTarget| self.states.get(stream).is_some_and(|state| state.void);
         self.progress.without(is_void)
     }
 
@@ -125,26 +123,26 @@ impl Streams {
     /// a list: few registrations need nodes, and the others do not wait for them. Returns those that the last call did
     /// not find.
     pub fn find_void(&mut self, tenants: &NamespaceCache) -> Vec<WatchTarget> {
-        let is_absent = |area: &NamespaceScope| {
-            let Some(name) = area.name() else { return false };
-            let told = self.standings.get(&WatchTarget::new(NAMESPACES, area.clone()));
-            let is_known = told.is_some_and(|standing| standing.listed && standing.lost.is_none());
+        let is_absent = |namespaces: &NamespaceScope| {
+            let Some(name) = namespaces.name() else { return false };
+            let state = self.states.get(&WatchTarget::new(NAMESPACES, namespaces.clone()));
+            let is_known = state.is_some_and(|state| state.listed && state.lost.is_none());
             is_known && !tenants.is_there(name)
         };
-        let lost = self.standings.iter().filter(|(stream, _)| stream.kind != NAMESPACES);
-        let lost = lost.filter(|(_, standing)| standing.lost.is_some());
-        let is_void = |stream: &WatchTarget, standing: &TargetState| match &*stream.kind {
-            NODES => !standing.listed,
-            _ => is_absent(&stream.area),
+        let lost = self.states.iter().filter(|(stream, _)| stream.kind != NAMESPACES);
+        let lost = lost.filter(|(_, state)| state.lost.is_some());
+        let is_void = |stream: &WatchTarget, state: &TargetState| match &*stream.kind {
+            NODES => !state.listed,
+            _ => is_absent(&stream.namespaces),
         };
         let void: Vec<WatchTarget> = lost
-            .filter(|(stream, standing)| is_void(stream, standing))
+            .filter(|(stream, state)| is_void(stream, state))
             .map(|(stream, _)| stream.clone())
             .collect();
         let mut found = Vec::new();
-        for (stream, standing) in &mut self.standings {
+        for (stream, state) in &mut self.states {
             let is_void = void.contains(stream);
-            if std::mem::replace(&mut standing.void, is_void) != is_void {
+            if std::mem::replace(&mut state.void, is_void) != is_void {
                 self.progressed = true;
                 if is_void {
                     found.push(stream.clone());
@@ -178,14 +176,14 @@ mod tests {
         Streams::new(&WatchScope::of(&["shop".to_owned(), "bank".to_owned()]))
     }
 
-    fn complete(streams: &mut Streams, kind: &'static str, area: &NamespaceScope) {
-        streams.note(kind, area, &COMPLETE);
-        streams.listed(kind, area);
+    fn complete(streams: &mut Streams, kind: &'static str, namespaces: &NamespaceScope) {
+        streams.note(kind, namespaces, &COMPLETE);
+        streams.listed(kind, namespaces);
     }
 
-    fn lose(streams: &mut Streams, kind: &'static str, area: &NamespaceScope, second: i64) {
+    fn lose(streams: &mut Streams, kind: &'static str, namespaces: &NamespaceScope, second: i64) {
         let since = Timestamp::from_second(second).expect("a time");
-        streams.note::<()>(kind, area, &ObjectEvent::Lost(since));
+        streams.note::<()>(kind, namespaces, &ObjectEvent::Lost(since));
     }
 
     /// All lists are complete, except those of pods and registrations in the namespace `bank`.
@@ -193,9 +191,9 @@ mod tests {
         let mut streams = streams();
         complete(&mut streams, REGISTRIES, &NamespaceScope::Cluster);
         complete(&mut streams, RECORD_FORMATS, &NamespaceScope::Cluster);
-        for area in [shop(), bank()] {
+        for namespaces in [shop(), bank()] {
             for kind in [NAMESPACES, SERVICES, ENDPOINT_SLICES] {
-                complete(&mut streams, kind, &area);
+                complete(&mut streams, kind, &namespaces);
             }
         }
         complete(&mut streams, NODES, &NamespaceScope::Cluster);
@@ -216,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_told_when_each_stream_has_told_everything() {
+    fn streams_are_complete_after_every_list_is_processed() {
         let mut streams = all_but_the_bank();
         complete(&mut streams, PODS, &bank());
         assert!(!streams.are_complete());
@@ -235,15 +233,15 @@ mod tests {
         lose(&mut streams, PODS, &bank(), 7);
         let outdated = streams.outdated().expect("stale watches");
         assert_eq!(outdated.since, Timestamp::from_second(7).expect("a time"));
-        let told: Vec<String> = outdated.streams.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["pods in bank", "pods in shop"]);
+        let state: Vec<String> = outdated.streams.iter().map(ToString::to_string).collect();
+        assert_eq!(state, ["pods in bank", "pods in shop"]);
         complete(&mut streams, PODS, &bank());
         let outdated = streams.outdated().expect("one stale watch");
         assert_eq!(outdated.streams, [WatchTarget::new(PODS, shop())]);
     }
 
     #[test]
-    fn a_namespace_that_is_not_there_is_not_waited_for_when_it_may_not_be_watched() {
+    fn missing_namespace_without_watch_access_is_not_awaited() {
         let mut streams = all_but_the_bank();
         let there = tenants(&["shop"]);
         assert_eq!(streams.find_void(&there), [], "the watch is not lost yet");
@@ -268,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_that_is_there_is_waited_for_and_so_is_one_of_which_nothing_is_known() {
+    fn existing_or_unknown_namespace_is_awaited() {
         let mut streams = all_but_the_bank();
         lose(&mut streams, PODS, &bank(), 7);
         assert_eq!(streams.find_void(&tenants(&["shop", "bank"])), []);
@@ -281,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_could_never_be_listed_are_not_waited_for_and_those_that_were_are() {
+    fn nodes_never_listed_are_not_awaited_and_listed_nodes_are() {
         let nodes = || WatchTarget::of_cluster(NODES);
         let mut streams = Streams::new(&WatchScope::default());
         lose(&mut streams, NODES, &NamespaceScope::Cluster, 7);

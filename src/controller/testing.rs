@@ -25,9 +25,9 @@ pub struct Ends {
 impl Context {
     /// Returns the context of the replica `me` in the cluster `c1`, which the apiserver has not confirmed yet.
     pub fn for_test() -> (Self, Ends) {
-        let (registrations, registration_notes) = mpsc::unbounded_channel();
-        let (registries, registry_notes) = mpsc::unbounded_channel();
-        let (record_formats, record_format_notes) = mpsc::unbounded_channel();
+        let (registrations, registration_updates) = mpsc::unbounded_channel();
+        let (registries, registry_updates) = mpsc::unbounded_channel();
+        let (record_formats, record_format_updates) = mpsc::unbounded_channel();
         let (sources, watched) = watch::channel(BTreeSet::new());
         let (gates, gate_events) = mpsc::unbounded_channel();
         let (writer, registration_writes) = mpsc::unbounded_channel();
@@ -44,9 +44,9 @@ impl Context {
         };
         let ends = Ends {
             sources: watched,
-            registrations: registration_notes,
-            registries: registry_notes,
-            record_formats: record_format_notes,
+            registrations: registration_updates,
+            registries: registry_updates,
+            record_formats: record_format_updates,
             events: notices,
             gates: gate_events,
             registration_writes,

@@ -147,9 +147,9 @@ impl Rig {
         self.services_complete(&NamespaceScope::Cluster);
     }
 
-    fn services_complete(&mut self, area: &NamespaceScope) {
-        self.take(WatchEvent::Service(area.clone(), ObjectEvent::ListComplete));
-        self.take(WatchEvent::EndpointSlice(area.clone(), ObjectEvent::ListComplete));
+    fn services_complete(&mut self, namespaces: &NamespaceScope) {
+        self.take(WatchEvent::Service(namespaces.clone(), ObjectEvent::ListComplete));
+        self.take(WatchEvent::EndpointSlice(namespaces.clone(), ObjectEvent::ListComplete));
     }
 
     /// Since when a cache is stale.
@@ -159,13 +159,13 @@ impl Rig {
 
     /// The reasons of the `Accepted` conditions written since the last call.
     fn refusals(&mut self) -> Vec<String> {
-        let mut told = Vec::new();
+        let mut reported = Vec::new();
         while let Ok(note) = self.ends.registrations.try_recv() {
             if let StatusUpdate::Wanted(_, status, _) = note {
-                told.push(reasons(&status)["Accepted"].clone());
+                reported.push(reasons(&status)["Accepted"].clone());
             }
         }
-        told
+        reported
     }
 
     fn in_force(&self) -> Option<String> {
@@ -178,12 +178,14 @@ fn decode<T: serde::de::DeserializeOwned>(object: Value) -> T {
 }
 
 fn reasons(status: &ServiceRegistrationStatus) -> BTreeMap<String, String> {
-    let told = status.conditions.iter();
-    told.map(|told| (told.type_.clone(), told.reason.clone())).collect()
+    let reported = status.conditions.iter();
+    reported
+        .map(|reported| (reported.type_.clone(), reported.reason.clone()))
+        .collect()
 }
 
 #[tokio::test]
-async fn an_object_that_cannot_be_read_is_answered_once_though_the_answer_changes_it() {
+async fn unreadable_object_is_rejected_once_per_generation() {
     let mut rig = Rig::new();
     rig.unreadable(1);
     assert_eq!(rig.refusals(), ["InvalidSpec"]);
@@ -195,7 +197,7 @@ async fn an_object_that_cannot_be_read_is_answered_once_though_the_answer_change
 }
 
 #[tokio::test]
-async fn a_registration_heard_of_before_its_registry_is_not_refused_until_all_registries_are_known() {
+async fn registration_before_its_registry_is_not_rejected_until_lists_complete() {
     let mut rig = Rig::new();
     rig.registration("u1", 1, "/orders");
     rig.take(WatchEvent::Registration(
@@ -210,7 +212,7 @@ async fn a_registration_heard_of_before_its_registry_is_not_refused_until_all_re
 }
 
 #[tokio::test]
-async fn one_created_anew_between_two_lists_and_refused_leaves_nothing_of_its_predecessor_in_force() {
+async fn recreated_and_rejected_registration_drops_the_previous_spec() {
     let mut rig = Rig::new();
     rig.registry();
     rig.registration("u1", 1, "/orders");
@@ -231,7 +233,7 @@ async fn one_created_anew_between_two_lists_and_refused_leaves_nothing_of_its_pr
 }
 
 #[tokio::test]
-async fn a_list_that_breaks_off_and_begins_anew_removes_nothing() {
+async fn interrupted_and_restarted_list_removes_nothing() {
     let mut rig = Rig::new();
     rig.registry();
     rig.registration("u1", 1, "/orders");
@@ -263,7 +265,7 @@ async fn a_list_that_breaks_off_and_begins_anew_removes_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_known_is_outdated_from_the_loss_of_a_watch_to_its_next_complete_list() {
+async fn cache_is_outdated_from_a_lost_watch_to_its_next_complete_list() {
     let mut rig = Rig::new();
     rig.lists_complete();
     let at = |second| Timestamp::from_second(second).expect("a time");
@@ -284,7 +286,7 @@ async fn what_is_known_is_outdated_from_the_loss_of_a_watch_to_its_next_complete
 }
 
 #[tokio::test]
-async fn what_was_served_before_is_served_on_by_the_same_registrar_when_nothing_changed() {
+async fn stored_registry_keeps_its_worker_when_unchanged() {
     let mut rig = Rig::new();
     rig.resume();
     assert_eq!(rig.controller.workers.started(), 1);
@@ -300,7 +302,7 @@ async fn what_was_served_before_is_served_on_by_the_same_registrar_when_nothing_
 }
 
 #[tokio::test]
-async fn registry_that_changed_while_no_replica_ran_is_tried_by_the_same_registrar() {
+async fn registry_edited_while_stopped_is_tried_by_the_same_worker() {
     let mut rig = Rig::new();
     rig.resume();
     rig.cluster("c1");
@@ -319,7 +321,7 @@ async fn registry_that_changed_while_no_replica_ran_is_tried_by_the_same_registr
 }
 
 #[tokio::test]
-async fn registry_that_was_never_entered_is_connected_to_anew_after_an_edit() {
+async fn registry_never_connected_gets_a_new_worker_after_an_edit() {
     let mut rig = Rig::new();
     rig.registry();
     rig.registry_at(2, "http://127.0.0.1:2");
@@ -344,7 +346,7 @@ async fn registry_that_was_deleted_and_created_again_elsewhere_is_another_one() 
 }
 
 #[tokio::test]
-async fn replica_without_a_state_folder_begins_with_the_endpoints_that_the_status_says() {
+async fn replica_without_state_folder_starts_with_endpoints_from_status() {
     let mut rig = Rig::new();
     let object = json!({
         "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
@@ -361,11 +363,11 @@ async fn replica_without_a_state_folder_begins_with_the_endpoints_that_the_statu
         Some(&access),
         "the worker tries the endpoints of the spec"
     );
-    assert_eq!(known.told.cluster_id, Some(0xcdf8_1819_4e3a_8c32));
+    assert_eq!(known.reported.cluster_id, Some(0xcdf8_1819_4e3a_8c32));
 }
 
 #[tokio::test]
-async fn a_registry_that_was_deleted_while_nobody_was_there_is_let_go_once_all_are_listed() {
+async fn registry_deleted_while_stopped_is_removed_after_complete_list() {
     let mut rig = Rig::new();
     rig.resume();
     rig.cluster("c1");
@@ -377,7 +379,7 @@ async fn a_registry_that_was_deleted_while_nobody_was_there_is_let_go_once_all_a
 }
 
 #[tokio::test]
-async fn registry_that_a_list_lacks_stays_in_force_until_another_list_after_its_hold_lacks_it() {
+async fn registry_missing_from_list_is_removed_only_by_a_list_after_its_hold() {
     let list_at = |rig: &mut Rig, now: Instant| {
         let cache = rig.controller.cache.clone();
         for event in [ObjectEvent::ListBegins, ObjectEvent::ListComplete] {
@@ -442,7 +444,7 @@ async fn the_apiserver_knows_better_than_the_state_folder_which_cluster_it_is() 
 }
 
 #[tokio::test]
-async fn nothing_is_stored_before_all_registries_are_listed_and_every_change_after() {
+async fn state_is_stored_after_registries_are_listed_and_on_each_change() {
     let mut rig = Rig::new();
     rig.cluster("c1");
     rig.registry();
@@ -474,7 +476,7 @@ fn plain(name: &str, created: &str, prefix: &str) -> WatchEvent {
 }
 
 #[tokio::test]
-async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_is_gone() {
+async fn formats_of_newer_registration_are_suppressed_until_older_is_deleted() {
     let mut rig = Rig::new();
     rig.registry();
     rig.take(plain("newer", "2026-01-02T00:00:00Z", "/a/b"));
@@ -486,13 +488,13 @@ async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_i
             .iter()
             .map(|binding| binding.format.scope().prefix().to_owned())
             .collect();
-        (scopes, compiled.told_aside())
+        (scopes, compiled.suppression_reasons())
     };
     assert_eq!(state(&rig).0, ["/a/b/", "grpc/newer/"]);
     rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
-    let (scopes, told) = state(&rig);
+    let (scopes, reported) = state(&rig);
     assert_eq!(scopes, ["grpc/newer/"], "the other format stays");
-    assert!(told[0].contains("shop/older"), "{told:?}");
+    assert!(reported[0].contains("shop/older"), "{reported:?}");
     rig.take(WatchEvent::Registration(
         NamespaceScope::Cluster,
         ObjectEvent::Deleted {
@@ -507,7 +509,7 @@ async fn the_formats_of_the_newer_registration_stand_aside_until_the_older_one_i
 }
 
 #[tokio::test]
-async fn nobody_stands_aside_for_formats_that_the_rules_do_not_allow() {
+async fn formats_denied_by_access_rules_suppress_no_registration() {
     let mut rig = Rig::new();
     let tenant = |labels: Value| {
         let namespace =
@@ -534,15 +536,15 @@ async fn nobody_stands_aside_for_formats_that_the_rules_do_not_allow() {
     rig.take(WatchEvent::Registry(ObjectEvent::Applied(Box::new(decode(object)))));
     rig.take(plain("newer", "2026-01-02T00:00:00Z", "/a/b/c"));
     rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
-    let aside = |rig: &Rig| {
+    let suppressed = |rig: &Rig| {
         let compiled = rig.compiled(&RegistrationRef::new("shop", "newer"));
-        compiled.expect("a spec in force").told_aside().len()
+        compiled.expect("a spec in force").suppression_reasons().len()
     };
-    assert_eq!(aside(&rig), 0, "access rules deny the older one");
+    assert_eq!(suppressed(&rig), 0, "access rules deny the older one");
     rig.take(tenant(json!({"side": "a"})));
-    assert_eq!(aside(&rig), 1, "access rules allow the older one now");
+    assert_eq!(suppressed(&rig), 1, "access rules allow the older one now");
     rig.take(tenant(json!({"side": "b"})));
-    assert_eq!(aside(&rig), 0);
+    assert_eq!(suppressed(&rig), 0);
 }
 
 fn etcd_user() -> Source {
@@ -559,7 +561,7 @@ fn user_and_password(password: &str) -> Content {
 }
 
 #[tokio::test]
-async fn a_registry_is_entered_once_its_secret_is_known_and_only_that_is_watched() {
+async fn registry_connects_once_its_secret_is_known_and_watches_only_that() {
     let mut rig = Rig::new();
     let object = json!({
         "apiVersion": "leasehold.dev/v1alpha1", "kind": "Registry",
@@ -639,7 +641,7 @@ async fn p10_no_registration_reaches_into_the_bookkeeping_of_another_registry() 
 }
 
 #[tokio::test]
-async fn p10_a_registration_that_was_there_before_a_registrys_bookkeeping_is_frozen() {
+async fn p10_registration_older_than_a_conflicting_meta_prefix_is_frozen() {
     let mut rig = Rig::new();
     rig.registry();
     rig.registration("u1", 1, "/meta-a/c1");
@@ -649,15 +651,15 @@ async fn p10_a_registration_that_was_there_before_a_registrys_bookkeeping_is_fro
     assert_eq!(rig.judged(), (true, false, None));
     rig.registry_named("a", 2, "/meta-a/");
     assert_eq!(rig.judged(), (true, true, Some("PrefixReserved")));
-    let terms = |rig: &Rig| {
+    let settings = |rig: &Rig| {
         let known = &rig.controller.registries["default"];
-        rig.compiled(&orders()).expect("it is").terms(known.spec())
+        rig.compiled(&orders()).expect("it is").settings(known.spec())
     };
-    assert!(terms(&rig).suspended, "the registration is frozen");
+    assert!(settings(&rig).suspended, "the registration is frozen");
     // The result is the same if a new worker receives everything again.
     rig.registry_at(2, "http://127.0.0.1:2");
     assert_eq!(rig.judged(), (true, true, Some("PrefixReserved")));
     rig.registry_deleted("a");
     assert_eq!(rig.judged(), (true, false, None));
-    assert!(!terms(&rig).suspended);
+    assert!(!settings(&rig).suspended);
 }

@@ -168,7 +168,7 @@ mod tests {
     use crate::model::endpoints::orders;
 
     #[test]
-    fn all_fields_are_told_and_an_address_of_either_family_is_bare() {
+    fn all_fields_are_written_and_ipv6_address_has_no_brackets() {
         let spec = CoreDNSFormat {
             root: Some("dns".to_owned()),
             ttl_seconds: Some(5),

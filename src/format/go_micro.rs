@@ -115,7 +115,7 @@ mod tests {
     use crate::model::endpoints::orders;
 
     #[test]
-    fn a_scheme_that_cannot_be_told_is_refused() {
+    fn unsupported_scheme_is_rejected_with_its_name() {
         let endpoint = Endpoint {
             scheme: Some("dubbo".into()),
             ..orders()
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_secure_or_unknown_is_told_in_the_words_of_clients() {
+    fn https_scheme_and_unknown_version_are_written_as_clients_expect() {
         let endpoint = Endpoint {
             scheme: Some("https".into()),
             version: None,

@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn json_tells_all_that_is_known_in_a_stable_order() {
+    fn json_value_contains_all_fields_in_a_stable_order() {
         assert_eq!(
             written(PlainValue::JSON, &orders()),
             r#"{"address":"10.0.0.7","port":8080,"portName":"grpc","scheme":"grpc","version":"1.4.2","weight":10,"zone":"eu-1a","node":"n1","pod":"orders-7d9f-abcde","namespace":"shop","service":"orders","metadata":{"zone":"eu-1a"}}"#

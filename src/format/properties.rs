@@ -247,8 +247,8 @@ proptest! {
 
     #[test]
     fn facts_read_back_as_they_were_whatever_they_hold(spec in formats(), endpoint in endpoints()) {
-        let tells = [FormatType::Kratos, FormatType::GoMicro, FormatType::Kitex, FormatType::Hertz, FormatType::GoFrame];
-        prop_assume!(tells.contains(&spec.kind));
+        let events = [FormatType::Kratos, FormatType::GoMicro, FormatType::Kitex, FormatType::Hertz, FormatType::GoFrame];
+        prop_assume!(events.contains(&spec.kind));
         let Ok(records) = compile(&spec).record(&endpoint, true) else { return Ok(()) };
         let seen = seen(&spec, &records).remove(0);
         for (name, value) in &*endpoint.metadata {
@@ -272,7 +272,7 @@ proptest! {
     }
 
     #[test]
-    fn json_tells_all_there_is(endpoint in endpoints()) {
+    fn json_value_preserves_every_endpoint_field(endpoint in endpoints()) {
         let spec = testing::json();
         let seen = read_json(&compile(&spec).record(&endpoint, true).unwrap()[0]);
         let facts: BTreeMap<Arc<str>, Arc<str>> =

@@ -66,7 +66,7 @@ pub(super) fn run_all(targets: &[&Target], seed: u64, time: Duration) {
     let (next, found) = (AtomicUsize::new(0), AtomicBool::new(false));
     // The default hook is disabled, because the thread that finds a panic prints it once, together with its input.
     std::panic::set_hook(Box::new(|_| {}));
-    let told = Mutex::new(());
+    let printing = Mutex::new(());
     thread::spawn(watch);
     thread::scope(|scope| {
         for _ in 0..AT_A_TIME.min(targets.len()) {
@@ -79,7 +79,7 @@ pub(super) fn run_all(targets: &[&Target], seed: u64, time: Duration) {
                             harm
                         }
                     };
-                    let _turn = told.lock();
+                    let _turn = printing.lock();
                     println!("{lines}");
                 }
             });

@@ -82,7 +82,7 @@ fn what_once_did_harm_does_none_any_more() {
 
 /// Run by `cargo xtask fuzz`, which sets these variables.
 #[test]
-#[ignore = "it takes as long as it is told to: cargo xtask fuzz"]
+#[ignore = "it takes as long as --seconds says: cargo xtask fuzz"]
 fn random_input_does_no_harm() {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let number = |name: &str| variable(name).map(|value| value.parse::<u64>().expect("a number"));

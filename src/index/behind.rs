@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn pods_that_a_list_lacks_leave_it_uncertain_whether_there_are_any_until_one_appears() {
+    fn pods_missing_from_a_list_leave_emptiness_unknown_until_one_appears() {
         let mut behind = Behind::default();
         behind.replace(None, Some(&pod("n1", true)), false);
         behind.replace(Some(&pod("n1", true)), None, true);

@@ -61,9 +61,9 @@ impl Gates {
         }
     }
 
-    /// Removes the pods of `area` that do not exist.
-    pub(super) fn retain(&mut self, area: &NamespaceScope, exists: impl Fn(&str, &str) -> bool) {
-        let pods = self.pods.iter().filter(|(namespace, _)| area.contains(namespace));
+    /// Removes the pods of `namespaces` that do not exist.
+    pub(super) fn retain(&mut self, namespaces: &NamespaceScope, exists: impl Fn(&str, &str) -> bool) {
+        let pods = self.pods.iter().filter(|(namespace, _)| namespaces.contains(namespace));
         let pods = pods.flat_map(|(namespace, pods)| pods.keys().map(move |name| (namespace.clone(), name.clone())));
         let gone: BTreeSet<_> = pods.filter(|(namespace, name)| !exists(namespace, name)).collect();
         for (namespace, name) in gone {

@@ -60,16 +60,16 @@ impl NamespaceCache {
         self.labels.retain(|name, known| known.seen.is_some() || in_use(name));
     }
 
-    /// Begins a complete list of the namespaces of `area`.
-    pub fn begin_relist(&mut self, area: &NamespaceScope) {
-        self.relists.begin(area);
+    /// Begins a complete list of the namespaces of `namespaces`.
+    pub fn begin_relist(&mut self, namespaces: &NamespaceScope) {
+        self.relists.begin(namespaces);
     }
 
-    /// Ends the list of `area`: marks its unlisted namespaces as deleted. Removes all deleted namespaces except those
+    /// Ends the list of `namespaces`: marks its unlisted namespaces as deleted. Removes all deleted namespaces except those
     /// that are still `in_use`.
-    pub fn end_relist(&mut self, area: &NamespaceScope, in_use: impl Fn(&str) -> bool) {
-        let began = self.relists.began(area);
-        for (_, known) in self.labels.iter_mut().filter(|(name, _)| area.contains(name)) {
+    pub fn end_relist(&mut self, namespaces: &NamespaceScope, in_use: impl Fn(&str) -> bool) {
+        let began = self.relists.began(namespaces);
+        for (_, known) in self.labels.iter_mut().filter(|(name, _)| namespaces.contains(name)) {
             known.seen.take_if(|seen| seen.is_before(began));
         }
         self.labels.retain(|name, known| known.seen.is_some() || in_use(name));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn only_other_labels_are_news() {
+    fn only_changed_namespace_labels_are_an_event() {
         let mut tenants = NamespaceCache::default();
         assert!(tenants.apply(tenant("a")));
         assert!(!tenants.apply(tenant("a")));
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_that_a_list_leaves_out_is_known_as_long_as_something_is_in_it() {
+    fn namespace_missing_from_a_list_is_known_while_it_has_objects() {
         let mut tenants = NamespaceCache::default();
         tenants.apply(tenant("a"));
         tenants.begin_relist(&NamespaceScope::Cluster);

@@ -78,19 +78,19 @@ impl<T: PartialEq> ObjectCache<T> {
         deleted
     }
 
-    /// Begins a complete list of the objects of `area`. If a list fails, the caller begins another one.
-    pub fn begin_relist(&mut self, area: &NamespaceScope) {
-        self.relists.begin(area);
+    /// Begins a complete list of the objects of `namespaces`. If a list fails, the caller begins another one.
+    pub fn begin_relist(&mut self, namespaces: &NamespaceScope) {
+        self.relists.begin(namespaces);
     }
 
-    /// Ends the list of `area`. Deletes and returns the objects that it did not contain.
-    pub fn end_relist(&mut self, area: &NamespaceScope) -> Vec<T> {
-        let began = self.relists.began(area);
+    /// Ends the list of `namespaces`. Deletes and returns the objects that it did not contain.
+    pub fn end_relist(&mut self, namespaces: &NamespaceScope) -> Vec<T> {
+        let began = self.relists.began(namespaces);
         let mut deleted = Vec::new();
         for (_, objects) in self
             .objects
             .iter_mut()
-            .filter(|(namespace, _)| area.contains(namespace))
+            .filter(|(namespace, _)| namespaces.contains(namespace))
         {
             let unseen = objects.extract_if(|_, (_, mark)| mark.is_before(began));
             deleted.extend(unseen.map(|(_, (object, _))| object));

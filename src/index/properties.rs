@@ -25,7 +25,7 @@ enum Event {
     DeletePod(String, String),
     RelistPods {
         /// All namespaces, or one.
-        area: NamespaceScope,
+        namespaces: NamespaceScope,
         broken_off: Vec<Pod>,
         /// The fate of each pod known before, in order.
         fates: Vec<Fate>,
@@ -158,7 +158,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         8 => any_pod().prop_map(Event::Pod),
         3 => (one_of(&NAMESPACES), one_of(&PODS)).prop_map(|(namespace, name)| Event::DeletePod(namespace, name)),
         2 => (any_area(), vec(any_pod(), 0..3), vec(fate, known), vec(any_pod(), 0..3))
-            .prop_map(|(area, broken_off, fates, list)| Event::RelistPods { area, broken_off, fates, list }),
+            .prop_map(|(namespaces, broken_off, fates, list)| Event::RelistPods { namespaces, broken_off, fates, list }),
         4 => any_registration().prop_map(Event::Registration),
         1 => any_reference().prop_map(Event::DeleteRegistration),
     ]
@@ -192,23 +192,23 @@ impl World {
                 touches
             }
             Event::RelistPods {
-                area,
+                namespaces,
                 mut broken_off,
                 fates,
                 mut list,
             } => {
-                broken_off.retain(|pod| area.contains(&pod.namespace));
-                list.retain(|pod| area.contains(&pod.namespace));
-                index.begin_pod_relist(&area);
+                broken_off.retain(|pod| namespaces.contains(&pod.namespace));
+                list.retain(|pod| namespaces.contains(&pod.namespace));
+                index.begin_pod_relist(&namespaces);
                 let mut touches = Vec::new();
                 for pod in broken_off {
                     touches.extend(apply(index, &pod));
                     self.put_pod(pod);
                 }
-                index.begin_pod_relist(&area);
+                index.begin_pod_relist(&namespaces);
                 for (pod, fate) in std::mem::take(&mut self.pods).into_values().zip(fates) {
                     match fate {
-                        _ if !area.contains(&pod.namespace) => {}
+                        _ if !namespaces.contains(&pod.namespace) => {}
                         Fate::Gone => continue,
                         Fate::Listed => assert_eq!(apply(index, &pod), []),
                         Fate::Unreadable => index.keep_pod(&pod.namespace, &pod.name),
@@ -219,7 +219,7 @@ impl World {
                     touches.extend(apply(index, &pod));
                     self.put_pod(pod);
                 }
-                touches.extend(index.end_pod_relist(&area).into_iter().map(|(mark, _)| mark));
+                touches.extend(index.end_pod_relist(&namespaces).into_iter().map(|(mark, _)| mark));
                 touches
             }
             Event::Registration(registration) => {

@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_final_reason_against_a_pod_is_told() {
+    fn most_final_reason_against_a_pod_is_reported() {
         let registration = registration("orders");
         let mut pod = Pod {
             addresses: crate::index::Addresses::default(),

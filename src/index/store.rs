@@ -225,11 +225,11 @@ impl Index {
         marks
     }
 
-    /// Begins a complete list of the pods of `area`. The caller then calls [`Self::apply_pod`] or [`Self::keep_pod`]
+    /// Begins a complete list of the pods of `namespaces`. The caller then calls [`Self::apply_pod`] or [`Self::keep_pod`]
     /// for each pod, and [`Self::end_pod_relist`] at the end. No pod is deleted before the end. If a list fails, the
     /// caller simply begins another one.
-    pub fn begin_pod_relist(&mut self, area: &NamespaceScope) {
-        self.pod_relists.begin(area);
+    pub fn begin_pod_relist(&mut self, namespaces: &NamespaceScope) {
+        self.pod_relists.begin(namespaces);
     }
 
     /// Keeps the cached state, if any, of a pod that exists but cannot be decoded.
@@ -239,18 +239,18 @@ impl Index {
         }
     }
 
-    /// Ends the list of the pods of `area`: deletes its pods that were neither applied nor kept since the list began.
+    /// Ends the list of the pods of `scope`: deletes its pods that were neither applied nor kept since the list began.
     /// Returns a mark for each registration that selected one, and whether the pod was terminating or had ended.
-    pub fn end_pod_relist(&mut self, area: &NamespaceScope) -> Vec<(DirtyMark, bool)> {
-        let (began, symbols) = (self.pod_relists.began(area), &mut self.symbols);
+    pub fn end_pod_relist(&mut self, scope: &NamespaceScope) -> Vec<(DirtyMark, bool)> {
+        let (began, symbols) = (self.pod_relists.began(scope), &mut self.symbols);
         let (mut touches, mut changes) = (Vec::new(), Vec::new());
-        for (_, namespace) in self.namespaces.iter_mut().filter(|(name, _)| area.contains(name)) {
+        for (_, namespace) in self.namespaces.iter_mut().filter(|(name, _)| scope.contains(name)) {
             touches.extend(namespace.delete_unseen_pods(began, symbols));
             changes.extend(namespace.take_changes());
         }
         self.mark_behind(changes);
         let namespaces = &self.namespaces;
-        self.gates.retain(area, |namespace, pod| {
+        self.gates.retain(scope, |namespace, pod| {
             namespaces
                 .get(namespace)
                 .is_some_and(|content| content.contains_pod(pod))

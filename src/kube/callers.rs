@@ -66,7 +66,7 @@ impl Callers {
 
     async fn find_out(&self, token: SecretString) -> Result<Judgement, String> {
         let Some(user) = self.owner(token).await? else {
-            return Ok(Judgement::Nobody);
+            return Ok(Judgement::Unauthenticated);
         };
         let name = user.username.clone().unwrap_or_default();
         Ok(if self.may_read(user).await? {

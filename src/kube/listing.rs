@@ -113,12 +113,12 @@ impl Listing {
     /// Returns the registrations in all namespaces of `watch_scope`.
     pub async fn registrations(&self, watch_scope: &WatchScope) -> Result<Vec<ServiceRegistration>, ListingError> {
         let mut found = Vec::new();
-        for area in watch_scope.areas() {
-            let api: Api<ServiceRegistration> = match area.name() {
+        for namespaces in watch_scope.scopes() {
+            let api: Api<ServiceRegistration> = match namespaces.name() {
                 Some(namespace) => Api::namespaced(self.client.clone(), namespace),
                 None => Api::all(self.client.clone()),
             };
-            found.extend(all(&api, &format!("list the ServiceRegistrations of {area}")).await?);
+            found.extend(all(&api, &format!("list the ServiceRegistrations of {namespaces}")).await?);
         }
         Ok(found)
     }

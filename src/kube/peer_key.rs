@@ -35,14 +35,14 @@ const MIN_REREAD_INTERVAL: Duration = Duration::from_secs(5);
 /// Further wait before the next read while no replica presents a different key.
 const RESYNC_INTERVAL: Duration = Duration::from_mins(5);
 
-/// Keeps `key` equal to the Secret `name`, until `shutdown`. Reads the Secret again when `doubts` is notified, at the
+/// Keeps `key` equal to the Secret `name`, until `shutdown`. Reads the Secret again when `key_mismatch` is notified, at the
 /// earliest `MIN_REREAD_INTERVAL` after the last successful read.
 pub async fn keep_peer_key(
     client: Client,
     (namespace, name): (Arc<str>, String),
     metrics: Metrics,
     key: watch::Sender<KeyState>,
-    doubts: Arc<Notify>,
+    key_mismatch: Arc<Notify>,
     shutdown: CancellationToken,
 ) {
     let api: Api<Secret> = Api::namespaced(client, &namespace);
@@ -64,7 +64,7 @@ pub async fn keep_peer_key(
                     });
                     sleep(MIN_REREAD_INTERVAL).await;
                     tokio::select! {
-                        () = doubts.notified() => {}
+                        () = key_mismatch.notified() => {}
                         () = sleep(RESYNC_INTERVAL) => {}
                     }
                 }

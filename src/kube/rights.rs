@@ -25,7 +25,7 @@ pub struct Right {
     pub group: &'static str,
     /// The resource, with its subresource after a slash.
     pub resource: &'static str,
-    pub area: NamespaceScope,
+    pub namespaces: NamespaceScope,
     /// The name of the object, if the right is limited to one.
     pub name: Option<String>,
     /// The consequence of not having the right.
@@ -59,25 +59,25 @@ pub fn rights(watch_scope: &WatchScope, features: Features) -> Vec<Right> {
             "the operator does not start, because the UID of kube-system identifies the cluster",
         )
     });
-    for area in watch_scope.areas() {
+    for namespaces in watch_scope.scopes() {
         rights.extend(OF_NAMESPACES.map(|(verb, group, resource, without)| Right {
-            area: area.clone(),
+            namespaces: namespaces.clone(),
             ..Right::new(verb, group, resource, without)
         }));
         if features.service_annotations {
             rights.extend(OF_ANNOTATIONS.map(|verb| Right {
-                area: area.clone(),
+                namespaces: namespaces.clone(),
                 ..Right::new(verb, OURS, REGISTRATIONS, WITHOUT_ANNOTATIONS)
             }));
         }
         if features.readiness_gates {
             rights.push(Right {
-                area: area.clone(),
+                namespaces: namespaces.clone(),
                 ..OPEN_GATES
             });
         }
         rights.extend(OF_LABELS.map(|(verb, without)| Right {
-            name: area.name().map(str::to_owned),
+            name: namespaces.name().map(str::to_owned),
             ..Right::new(verb, "", NAMESPACES, without)
         }));
     }
@@ -184,7 +184,7 @@ impl Right {
             verb,
             group,
             resource,
-            area: NamespaceScope::Cluster,
+            namespaces: NamespaceScope::Cluster,
             name: None,
             without,
         }
@@ -201,7 +201,7 @@ impl Right {
             resource: Some(resource.to_owned()),
             subresource,
             name: self.name.clone(),
-            namespace: self.area.name().map(str::to_owned),
+            namespace: self.namespaces.name().map(str::to_owned),
             ..ResourceAttributes::default()
         }
     }
@@ -329,9 +329,9 @@ mod tests {
         let added: Vec<(&str, Option<&str>)> = all
             .iter()
             .filter(|right| !fewer.contains(right))
-            .map(|right| (right.verb, right.area.name()))
+            .map(|right| (right.verb, right.namespaces.name()))
             .collect();
-        let expected = ["bank", "shop"].map(|area| OF_ANNOTATIONS.map(|verb| (verb, Some(area))));
+        let expected = ["bank", "shop"].map(|namespaces| OF_ANNOTATIONS.map(|verb| (verb, Some(namespaces))));
         assert_eq!(added, expected.concat());
     }
 

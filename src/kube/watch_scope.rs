@@ -40,11 +40,11 @@ impl WatchScope {
         if namespaces.is_empty() {
             return Self::default();
         }
-        let areas: BTreeSet<NamespaceScope> = namespaces.iter().map(|name| NamespaceScope::namespace(name)).collect();
-        Self(areas.into_iter().collect())
+        let scopes: BTreeSet<NamespaceScope> = namespaces.iter().map(|name| NamespaceScope::namespace(name)).collect();
+        Self(scopes.into_iter().collect())
     }
 
-    pub fn areas(&self) -> &[NamespaceScope] {
+    pub fn scopes(&self) -> &[NamespaceScope] {
         &self.0
     }
 
@@ -56,7 +56,8 @@ impl WatchScope {
     /// Returns all watch targets.
     pub fn streams(&self) -> impl Iterator<Item = WatchTarget> {
         let of_cluster = OF_CLUSTER.into_iter().map(WatchTarget::of_cluster);
-        let in_area = |area: &NamespaceScope| OF_NAMESPACES.map(|kind| WatchTarget::new(kind, area.clone()));
+        let in_area =
+            |namespaces: &NamespaceScope| OF_NAMESPACES.map(|kind| WatchTarget::new(kind, namespaces.clone()));
         of_cluster.chain(self.0.iter().flat_map(in_area))
     }
 }

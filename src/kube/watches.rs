@@ -123,7 +123,7 @@ pub async fn watch(
     for stream in watch_scope.streams() {
         metrics
             .staleness
-            .stale_for(&stream.kind, stream.area.name(), Duration::ZERO);
+            .stale_for(&stream.kind, stream.namespaces.name(), Duration::ZERO);
     }
     let outputs = Outputs {
         metrics,
@@ -156,31 +156,33 @@ pub async fn watch(
 }
 
 fn follow_kind(client: Client, stream: WatchTarget, outputs: &Outputs) -> BoxFuture<'static, ()> {
-    let (outputs, area) = (outputs.clone(), stream.area.clone());
+    let (outputs, namespaces) = (outputs.clone(), stream.namespaces.clone());
     match &*stream.kind {
         PODS => {
-            let wrap = move |seen: ObjectEvent<StrippedPod>| WatchEvent::Pod(area.clone(), seen.map(Into::into));
+            let wrap = move |seen: ObjectEvent<StrippedPod>| WatchEvent::Pod(namespaces.clone(), seen.map(Into::into));
             follow(client, stream, namespaced, outputs, wrap).boxed()
         }
         REGISTRATIONS => {
             let wrap = move |seen: ObjectEvent<ServiceRegistration>| {
-                WatchEvent::Registration(area.clone(), seen.map(Box::new))
+                WatchEvent::Registration(namespaces.clone(), seen.map(Box::new))
             };
             follow(client, stream, namespaced, outputs, wrap).boxed()
         }
         NAMESPACES => {
-            let wrap =
-                move |seen: ObjectEvent<StrippedNamespace>| WatchEvent::Namespace(area.clone(), seen.map(Into::into));
+            let wrap = move |seen: ObjectEvent<StrippedNamespace>| {
+                WatchEvent::Namespace(namespaces.clone(), seen.map(Into::into))
+            };
             follow(client, stream, named, outputs, wrap).boxed()
         }
         SERVICES => {
             let wrap =
-                move |seen: ObjectEvent<StrippedService>| WatchEvent::Service(area.clone(), seen.map(Into::into));
+                move |seen: ObjectEvent<StrippedService>| WatchEvent::Service(namespaces.clone(), seen.map(Into::into));
             follow(client, stream, namespaced, outputs, wrap).boxed()
         }
         ENDPOINT_SLICES => {
-            let wrap =
-                move |seen: ObjectEvent<StrippedSlice>| WatchEvent::EndpointSlice(area.clone(), seen.map(Into::into));
+            let wrap = move |seen: ObjectEvent<StrippedSlice>| {
+                WatchEvent::EndpointSlice(namespaces.clone(), seen.map(Into::into))
+            };
             follow(client, stream, foreign_slices, outputs, wrap).boxed()
         }
         NODES => {
@@ -203,11 +205,11 @@ fn follow_kind(client: Client, stream: WatchTarget, outputs: &Outputs) -> BoxFut
 type Asking<K> = (Api<DeserializeGuard<K>>, Config);
 
 /// Asks for namespaced objects in their namespace.
-fn namespaced<K>(client: Client, area: &NamespaceScope) -> Asking<K>
+fn namespaced<K>(client: Client, namespaces: &NamespaceScope) -> Asking<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
-    let api = match area.name() {
+    let api = match namespaces.name() {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
     };
@@ -216,18 +218,18 @@ where
 
 /// Asks for the EndpointSlices that Kubernetes' own controller does not write: those of Services with a selector, which
 /// are resolved on pods, would be an event for each change of a pod.
-fn foreign_slices<K>(client: Client, area: &NamespaceScope) -> Asking<K>
+fn foreign_slices<K>(client: Client, namespaces: &NamespaceScope) -> Asking<K>
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
-    let (api, config) = namespaced(client, area);
+    let (api, config) = namespaced(client, namespaces);
     (api, config.labels(&format!("{MANAGED_BY_LABEL}!={SLICE_CONTROLLER}")))
 }
 
 /// Asks for cluster-scoped objects; for a Namespace object by its name, since a service account that may see no other
 /// namespaces is still allowed that request.
-fn named<K: Resource<DynamicType = ()>>(client: Client, area: &NamespaceScope) -> Asking<K> {
-    let config = match area.name() {
+fn named<K: Resource<DynamicType = ()>>(client: Client, namespaces: &NamespaceScope) -> Asking<K> {
+    let config = match namespaces.name() {
         Some(name) => Config::default().fields(&format!("metadata.name={name}")),
         None => Config::default(),
     };
@@ -250,7 +252,7 @@ async fn follow<K, F>(
 {
     let what = stream.to_string();
     let (line, client) = WatchConnection::open(client, stream.clone(), event_sender.clone());
-    let (api, config) = asking(client, &stream.area);
+    let (api, config) = asking(client, &stream.namespaces);
     let config = config.page_size(500).timeout(WATCH);
     let begin = || watcher(api.clone(), config.clone()).boxed();
     let mut events = begin();
@@ -288,7 +290,7 @@ async fn follow<K, F>(
                 lost = false;
                 backoff.reset();
                 if matches!(event, Event::InitDone) {
-                    metrics.staleness.fresh(&stream.kind, stream.area.name());
+                    metrics.staleness.fresh(&stream.kind, stream.namespaces.name());
                 }
                 version = record_version(&stream, &event, &checkpoint);
                 object_event(&what, event)
@@ -324,7 +326,7 @@ async fn follow<K, F>(
                 // A dead connection is noticed late. Before that, an idle watch may have received nothing for longer.
                 let silent_for = line.silent_for().min(since.elapsed() + DEAD_AFTER);
                 let age = since.elapsed().max(silent_for);
-                metrics.staleness.stale_for(&stream.kind, stream.area.name(), age);
+                metrics.staleness.stale_for(&stream.kind, stream.namespaces.name(), age);
                 events = begin();
                 ObjectEvent::Lost(Timestamp::now() - age)
             }

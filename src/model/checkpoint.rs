@@ -30,7 +30,8 @@ pub struct Checkpoint(BTreeMap<WatchTarget, u64>);
 #[derive(Serialize, Deserialize)]
 struct Versioned {
     v: u32,
-    heard: BTreeMap<WatchTarget, u64>,
+    #[serde(rename = "heard")]
+    reached: BTreeMap<WatchTarget, u64>,
 }
 
 impl Checkpoint {
@@ -63,10 +64,10 @@ impl Checkpoint {
 
     /// The encoded value for etcd.
     pub fn value(&self) -> Value {
-        let heard = self.0.clone();
+        let reached = self.0.clone();
         serde_json::to_vec(&Versioned {
             v: RECORD_VERSION,
-            heard,
+            reached,
         })
         .expect("strings and integers serialize")
         .into()
@@ -76,7 +77,7 @@ impl Checkpoint {
     pub fn read(value: &[u8]) -> Option<Self> {
         serde_json::from_slice::<Versioned>(value)
             .ok()
-            .map(|read| Self(read.heard))
+            .map(|read| Self(read.reached))
     }
 }
 
@@ -148,19 +149,19 @@ impl Freshness {
         self.0.iter().filter_map(lacks).collect()
     }
 
-    /// Returns the scopes in the checkpoint `heard` that this replica does not watch, for the kinds that it watches.
-    pub fn beyond(&self, heard: &Checkpoint) -> Vec<NamespaceScope> {
-        let is_covered = |area: &NamespaceScope, kind: &str| {
+    /// Returns the scopes in the checkpoint `reached` that this replica does not watch, for the kinds that it watches.
+    pub fn beyond(&self, reached: &Checkpoint) -> Vec<NamespaceScope> {
+        let is_covered = |namespaces: &NamespaceScope, kind: &str| {
             let mut here = self.0.keys().filter(|stream| stream.kind == kind);
-            here.any(|stream| stream.area == NamespaceScope::Cluster || stream.area == *area)
+            here.any(|stream| stream.namespaces == NamespaceScope::Cluster || stream.namespaces == *namespaces)
         };
         let is_known = |kind: &str| self.0.keys().any(|stream| stream.kind == kind);
-        let beyond = heard.0.keys().filter(|told| is_known(&told.kind));
-        let beyond = beyond.filter(|told| !is_covered(&told.area, &told.kind));
-        let mut areas: Vec<NamespaceScope> = beyond.map(|told| told.area.clone()).collect();
-        areas.sort();
-        areas.dedup();
-        areas
+        let beyond = reached.0.keys().filter(|target| is_known(&target.kind));
+        let beyond = beyond.filter(|target| !is_covered(&target.namespaces, &target.kind));
+        let mut scopes: Vec<NamespaceScope> = beyond.map(|target| target.namespaces.clone()).collect();
+        scopes.sort();
+        scopes.dedup();
+        scopes
     }
 }
 
@@ -177,19 +178,19 @@ mod tests {
         WatchTarget::new("pods", NamespaceScope::namespace(namespace))
     }
 
-    fn heard(pods: u64, registrations: u64) -> Checkpoint {
-        let mut heard = Checkpoint::default();
-        heard.add(&PODS, pods);
-        heard.add(&REGISTRATIONS, registrations);
-        heard
+    fn reached(pods: u64, registrations: u64) -> Checkpoint {
+        let mut reached = Checkpoint::default();
+        reached.add(&PODS, pods);
+        reached.add(&REGISTRATIONS, registrations);
+        reached
     }
 
-    fn heard_of<const N: usize>(streams: [(WatchTarget, u64); N]) -> Checkpoint {
-        let mut heard = Checkpoint::default();
+    fn checkpoint_of<const N: usize>(streams: [(WatchTarget, u64); N]) -> Checkpoint {
+        let mut reached = Checkpoint::default();
         for (stream, version) in streams {
-            heard.add(&stream, version);
+            reached.add(&stream, version);
         }
-        heard
+        reached
     }
 
     fn progress_of<const N: usize>(streams: [(WatchTarget, u64); N]) -> Freshness {
@@ -201,19 +202,19 @@ mod tests {
     }
 
     #[test]
-    fn a_note_reads_back_as_what_was_written_and_what_is_none_as_nothing() {
-        let value = heard(105, 99).value();
+    fn checkpoint_round_trips_and_other_content_is_not_read() {
+        let value = reached(105, 99).value();
         let text = r#"{"v":1,"heard":{"pods":105,"registrations":99}}"#;
         assert_eq!(std::str::from_utf8(&value), Ok(text));
-        assert_eq!(Checkpoint::read(&value), Some(heard(105, 99)));
+        assert_eq!(Checkpoint::read(&value), Some(reached(105, 99)));
         let later = br#"{"v":2,"heard":{"pods":105,"registrations":99},"why":"new"}"#;
-        assert_eq!(Checkpoint::read(later), Some(heard(105, 99)));
+        assert_eq!(Checkpoint::read(later), Some(reached(105, 99)));
         assert_eq!(Checkpoint::read(b"{}"), None);
     }
 
     #[test]
-    fn a_note_of_streams_of_namespaces_reads_back_as_well() {
-        let written = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105), (REGISTRATIONS, 99)]);
+    fn checkpoint_of_namespaced_watches_round_trips() {
+        let written = checkpoint_of([(pods_in("bank"), 7), (pods_in("shop"), 105), (REGISTRATIONS, 99)]);
         let value = written.value();
         let text = r#"{"v":1,"heard":{"pods/bank":7,"pods/shop":105,"registrations":99}}"#;
         assert_eq!(std::str::from_utf8(&value), Ok(text));
@@ -221,85 +222,85 @@ mod tests {
     }
 
     #[test]
-    fn versions_only_grow_until_they_are_counted_anew() {
-        let mut heard = heard(105, 99);
-        heard.add(&PODS, 104);
-        assert_eq!(heard, self::heard(105, 99));
-        heard.merge(self::heard(107, 98));
-        assert_eq!(heard, self::heard(107, 99));
-        heard.forget(&PODS);
-        heard.add(&PODS, 3);
-        assert_eq!(heard, self::heard(3, 99));
+    fn checkpoint_versions_only_grow_until_reset() {
+        let mut reached = reached(105, 99);
+        reached.add(&PODS, 104);
+        assert_eq!(reached, self::reached(105, 99));
+        reached.merge(self::reached(107, 98));
+        assert_eq!(reached, self::reached(107, 99));
+        reached.forget(&PODS);
+        reached.add(&PODS, 3);
+        assert_eq!(reached, self::reached(3, 99));
     }
 
     #[test]
-    fn who_has_heard_less_than_the_note_says_lacks_just_that() {
+    fn replica_behind_the_checkpoint_lacks_exactly_the_missing_streams() {
         let now = Instant::now();
         let mut progress = Freshness::new([PODS, REGISTRATIONS]);
         assert_eq!(
-            progress.lacks(&heard(105, 99), now),
+            progress.lacks(&reached(105, 99), now),
             [PODS, REGISTRATIONS],
             "no watch event was received yet"
         );
         progress.reach(&PODS, 104);
         progress.reach(&REGISTRATIONS, 99);
-        assert_eq!(progress.lacks(&heard(105, 99), now), [PODS]);
+        assert_eq!(progress.lacks(&reached(105, 99), now), [PODS]);
         progress.reach(&PODS, 105);
-        assert_eq!(progress.lacks(&heard(105, 99), now), []);
+        assert_eq!(progress.lacks(&reached(105, 99), now), []);
         assert_eq!(progress.lacks(&Checkpoint::default(), now), []);
     }
 
     #[test]
     fn each_namespace_is_caught_up_with_on_its_own() {
-        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+        let checkpoint = checkpoint_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
         let progress = progress_of([(pods_in("bank"), 7), (pods_in("shop"), 104)]);
-        assert_eq!(progress.lacks(&note, Instant::now()), [pods_in("shop")]);
+        assert_eq!(progress.lacks(&checkpoint, Instant::now()), [pods_in("shop")]);
     }
 
     #[test]
-    fn who_watches_namespaces_comes_as_far_in_each_as_one_who_watched_the_cluster() {
-        let note = heard_of([(PODS, 105)]);
+    fn namespaced_watches_are_compared_with_checkpoint_of_cluster_watch() {
+        let checkpoint = checkpoint_of([(PODS, 105)]);
         let progress = progress_of([(pods_in("bank"), 110), (pods_in("shop"), 104)]);
-        assert_eq!(progress.lacks(&note, Instant::now()), [pods_in("shop")]);
-        assert_eq!(progress.beyond(&note), [NamespaceScope::Cluster]);
+        assert_eq!(progress.lacks(&checkpoint, Instant::now()), [pods_in("shop")]);
+        assert_eq!(progress.beyond(&checkpoint), [NamespaceScope::Cluster]);
     }
 
     #[test]
-    fn who_watches_the_cluster_comes_as_far_as_one_who_watched_namespaces() {
-        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+    fn cluster_watch_is_compared_with_checkpoint_of_namespaced_watches() {
+        let checkpoint = checkpoint_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
         for (version, lacks) in [(104, vec![PODS]), (105, vec![])] {
             let progress = progress_of([(PODS, version)]);
-            assert_eq!(progress.lacks(&note, Instant::now()), lacks, "{version}");
-            assert_eq!(progress.beyond(&note), []);
+            assert_eq!(progress.lacks(&checkpoint, Instant::now()), lacks, "{version}");
+            assert_eq!(progress.beyond(&checkpoint), []);
         }
     }
 
     #[test]
-    fn a_namespace_that_only_the_predecessor_watched_is_not_waited_for_and_known_to_be_left() {
-        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+    fn namespace_watched_only_by_predecessor_is_left_and_not_awaited() {
+        let checkpoint = checkpoint_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
         let progress = progress_of([(pods_in("bank"), 7), (pods_in("new"), 0)]);
-        assert_eq!(progress.lacks(&note, Instant::now()), []);
-        assert_eq!(progress.beyond(&note), [NamespaceScope::namespace("shop")]);
+        assert_eq!(progress.lacks(&checkpoint, Instant::now()), []);
+        assert_eq!(progress.beyond(&checkpoint), [NamespaceScope::namespace("shop")]);
     }
 
     #[test]
     fn what_has_nothing_to_tell_is_not_waited_for() {
-        let note = heard_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
+        let checkpoint = checkpoint_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
         let progress = Freshness::new([pods_in("bank"), pods_in("shop")]);
-        let told = progress.without(|stream| *stream == pods_in("shop"));
-        assert_eq!(told.lacks(&note, Instant::now()), [pods_in("bank")]);
+        let target = progress.without(|stream| *stream == pods_in("shop"));
+        assert_eq!(target.lacks(&checkpoint, Instant::now()), [pods_in("bank")]);
     }
 
     #[test]
     fn a_kind_that_another_release_watches_is_not_waited_for() {
-        let needed = heard_of([(WatchTarget::of_cluster("gadgets"), 7)]);
+        let needed = checkpoint_of([(WatchTarget::of_cluster("gadgets"), 7)]);
         let progress = Freshness::new([PODS]);
         assert_eq!(progress.lacks(&needed, Instant::now()), []);
         assert_eq!(progress.beyond(&needed), []);
     }
 
     #[test]
-    fn how_far_everybody_can_have_heard_is_known_when_the_apiserver_has_been_asked_about_all() {
+    fn apiserver_versions_are_known_after_every_stream_is_compared() {
         let since = Instant::now();
         let later = since + Duration::from_secs(1);
         let mut progress = Freshness::new([PODS, REGISTRATIONS]);
@@ -307,24 +308,24 @@ mod tests {
         progress.compare(&REGISTRATIONS, 99, later);
         assert_eq!(progress.presents(since), None, "the answer for pods is older");
         progress.compare(&PODS, 105, later);
-        assert_eq!(progress.presents(since), Some(heard(105, 99)));
+        assert_eq!(progress.presents(since), Some(reached(105, 99)));
     }
 
     #[test]
-    fn what_the_apiserver_itself_has_not_come_to_is_not_waited_for_if_it_said_so_afterwards() {
+    fn version_that_the_apiserver_lacks_is_not_awaited_after_it_answered() {
         let now = Instant::now();
         let mut progress = Freshness::new([PODS]);
         progress.reach(&PODS, 50);
         let before = now.checked_sub(Duration::from_secs(1)).expect("a past");
         progress.compare(&PODS, 60, before);
         assert_eq!(
-            progress.lacks(&heard(105, 0), now),
+            progress.lacks(&reached(105, 0), now),
             [PODS],
             "the API server may have reached it since"
         );
         progress.compare(&PODS, 120, now);
-        assert_eq!(progress.lacks(&heard(105, 0), now), [PODS]);
+        assert_eq!(progress.lacks(&reached(105, 0), now), [PODS]);
         progress.compare(&PODS, 60, now);
-        assert_eq!(progress.lacks(&heard(105, 0), now), []);
+        assert_eq!(progress.lacks(&reached(105, 0), now), []);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Elsewhere {
     /// There is evidence that none is.
-    Nobody,
+    NoReplica,
     /// This replica states that it is.
     Connected(Arc<str>),
     /// Unknown, for this reason.

@@ -20,7 +20,7 @@ const SPARE_ITEMS: usize = 256;
 /// A queue that serves tenants fairly.
 #[derive(Debug)]
 pub struct FairQueue<T> {
-    lanes: HashMap<Arc<str>, NamespaceQueue<T>>,
+    queues: HashMap<Arc<str>, NamespaceQueue<T>>,
     /// The tenants with items. The first one is served next.
     turns: VecDeque<Arc<str>>,
     spare: Vec<VecDeque<T>>,
@@ -37,7 +37,7 @@ struct NamespaceQueue<T> {
 impl<T> Default for FairQueue<T> {
     fn default() -> Self {
         Self {
-            lanes: HashMap::new(),
+            queues: HashMap::new(),
             turns: VecDeque::new(),
             spare: Vec::new(),
             len: 0,
@@ -56,14 +56,14 @@ impl<T> FairQueue<T> {
 
     /// Returns the number of items of `tenant`.
     pub fn len_of(&self, tenant: &str) -> usize {
-        self.lanes.get(tenant).map_or(0, |lane| lane.things.len())
+        self.queues.get(tenant).map_or(0, |queue| queue.things.len())
     }
 
     /// Adds an item to the end of `tenant`'s queue.
     pub fn push(&mut self, tenant: &Arc<str>, thing: T) {
         self.len += 1;
-        if let Some(lane) = self.lanes.get_mut(tenant) {
-            lane.things.push_back(thing);
+        if let Some(queue) = self.queues.get_mut(tenant) {
+            queue.things.push_back(thing);
         } else {
             self.open(tenant, thing);
             self.turns.push_back(tenant.clone());
@@ -73,9 +73,9 @@ impl<T> FairQueue<T> {
     /// Puts back an item that was just taken, so that it is the next one.
     pub fn push_front(&mut self, tenant: &Arc<str>, thing: T) {
         self.len += 1;
-        if let Some(lane) = self.lanes.get_mut(tenant) {
-            lane.things.push_front(thing);
-            lane.credit = lane.credit.max(0) + 1;
+        if let Some(queue) = self.queues.get_mut(tenant) {
+            queue.things.push_front(thing);
+            queue.credit = queue.credit.max(0) + 1;
             if self.turns.front() != Some(tenant)
                 && let Some(at) = self.turns.iter().position(|other| other == tenant)
             {
@@ -103,28 +103,28 @@ impl<T> FairQueue<T> {
             }
             let alone = self.turns.len() == 1;
             let tenant = self.turns.front()?;
-            let lane = self.lanes.get_mut(tenant)?;
-            if !may(tenant, lane.things.len()) {
+            let queue = self.queues.get_mut(tenant)?;
+            if !may(tenant, queue.things.len()) {
                 barred += 1;
                 self.turns.rotate_left(1);
                 continue;
             }
-            if lane.credit <= 0 && !alone {
-                lane.credit += QUANTUM;
+            if queue.credit <= 0 && !alone {
+                queue.credit += QUANTUM;
                 barred = 0;
                 self.turns.rotate_left(1);
                 continue;
             }
-            lane.credit = if alone { QUANTUM } else { lane.credit - 1 };
-            let thing = lane.things.pop_front()?;
+            queue.credit = if alone { QUANTUM } else { queue.credit - 1 };
+            let thing = queue.things.pop_front()?;
             self.len -= 1;
-            if lane.things.is_empty()
+            if queue.things.is_empty()
                 && let Some(tenant) = self.turns.pop_front()
-                && let Some(lane) = self.lanes.remove(&tenant)
+                && let Some(queue) = self.queues.remove(&tenant)
                 && self.spare.len() < SPARE
-                && lane.things.capacity() <= SPARE_ITEMS
+                && queue.things.capacity() <= SPARE_ITEMS
             {
-                self.spare.push(lane.things);
+                self.spare.push(queue.things);
             }
             return Some(thing);
         }
@@ -132,19 +132,19 @@ impl<T> FairQueue<T> {
 
     /// Charges `tenant` for a taken item of this cost. A cost of one was already charged when the item was taken.
     pub fn charge(&mut self, tenant: &str, cost: usize) {
-        if let Some(lane) = self.lanes.get_mut(tenant) {
-            lane.credit -= i64::try_from(cost).unwrap_or(i64::MAX).saturating_sub(1).max(0);
+        if let Some(queue) = self.queues.get_mut(tenant) {
+            queue.credit -= i64::try_from(cost).unwrap_or(i64::MAX).saturating_sub(1).max(0);
         }
     }
 
     fn open(&mut self, tenant: &Arc<str>, thing: T) {
         let mut things = self.spare.pop().unwrap_or_default();
         things.push_back(thing);
-        let lane = NamespaceQueue {
+        let queue = NamespaceQueue {
             things,
             credit: QUANTUM,
         };
-        self.lanes.insert(tenant.clone(), lane);
+        self.queues.insert(tenant.clone(), queue);
     }
 }
 
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_all_that_another_one_asked_for() {
+    fn tenant_waits_for_at_most_one_quantum_of_another_tenant() {
         let mut queue = FairQueue::default();
         (0..1000).for_each(|i| queue.push(&tenant("flood"), i));
         assert!((0..5).all(|_| queue.pop().is_some()));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_have_a_turn_is_passed_over_and_keeps_the_place() {
+    fn ineligible_tenant_is_skipped_and_keeps_its_items_in_order() {
         let (a, b) = (tenant("a"), tenant("b"));
         let mut queue = FairQueue::default();
         (0..20).for_each(|i| queue.push(&a, i));
@@ -250,6 +250,6 @@ mod tests {
             queue.push(&tenant(&i.to_string()), i);
         }
         while queue.pop().is_some() {}
-        assert!(queue.lanes.is_empty() && queue.turns.is_empty() && queue.spare.len() <= SPARE);
+        assert!(queue.queues.is_empty() && queue.turns.is_empty() && queue.spare.len() <= SPARE);
     }
 }

@@ -14,7 +14,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_never_changes_and_tells_where_one_part_ends() {
+    fn hash_is_stable_and_separates_its_parts() {
         assert_eq!(fnv64(&[]), 0xcbf2_9ce4_8422_2325);
         // FNV-1a of "a\0", by the definition.
         assert_eq!(fnv64(&["a"]), 0x089b_e207_b544_f1e4);

@@ -58,10 +58,10 @@ pub struct Relists {
 }
 
 impl Relists {
-    /// Begins a complete list of `area`, which replaces an unfinished one.
-    pub fn begin(&mut self, area: &NamespaceScope) {
+    /// Begins a complete list of `namespaces`, which replaces an unfinished one.
+    pub fn begin(&mut self, namespaces: &NamespaceScope) {
         self.latest = Mark(self.latest.0.wrapping_add(1));
-        self.began.insert(area.clone(), self.latest);
+        self.began.insert(namespaces.clone(), self.latest);
     }
 
     /// Returns the mark for an object that is seen now.
@@ -69,9 +69,9 @@ impl Relists {
         self.latest
     }
 
-    /// Returns the mark of the latest list of `area`. An object with an earlier mark was not in that list.
-    pub fn began(&self, area: &NamespaceScope) -> Mark {
-        self.began.get(area).copied().unwrap_or_default()
+    /// Returns the mark of the latest list of `namespaces`. An object with an earlier mark was not in that list.
+    pub fn began(&self, namespaces: &NamespaceScope) -> Mark {
+        self.began.get(namespaces).copied().unwrap_or_default()
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_two_areas_that_are_under_way_at_once_do_not_take_each_other_s_objects_for_missing() {
+    fn concurrent_relists_of_two_scopes_are_independent() {
         let mut relists = Relists::default();
         let [shop, bank] = [NamespaceScope::namespace("shop"), NamespaceScope::namespace("bank")];
         let before = relists.mark();
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_of_lists_may_begin_anew() {
+    fn relist_counter_may_wrap_around() {
         assert!(Mark(u32::MAX).is_before(Mark(0)) && !Mark(0).is_before(Mark(u32::MAX)));
         assert!(!Mark(7).is_before(Mark(7)));
     }

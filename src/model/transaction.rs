@@ -147,7 +147,7 @@ pub struct Transaction {
     /// its range. An op outside all ranges is independent.
     pub units: Vec<Range<usize>>,
     /// The checkpoint for the next writer. Without a checkpoint, a retry may execute the transaction twice.
-    pub note: Option<CheckpointWrite>,
+    pub checkpoint: Option<CheckpointWrite>,
 }
 
 impl Transaction {

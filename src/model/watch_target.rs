@@ -13,14 +13,14 @@ use super::namespace_scope::NamespaceScope;
 pub struct WatchTarget {
     /// The resource name of the kind. It never contains a slash.
     pub kind: Cow<'static, str>,
-    pub area: NamespaceScope,
+    pub namespaces: NamespaceScope,
 }
 
 impl WatchTarget {
-    pub const fn new(kind: &'static str, area: NamespaceScope) -> Self {
+    pub const fn new(kind: &'static str, namespaces: NamespaceScope) -> Self {
         Self {
             kind: Cow::Borrowed(kind),
-            area,
+            namespaces,
         }
     }
 
@@ -31,7 +31,7 @@ impl WatchTarget {
 
     /// Whether both watches can report the same object.
     pub fn meets(&self, other: &Self) -> bool {
-        self.kind == other.kind && self.area.meets(&other.area)
+        self.kind == other.kind && self.namespaces.meets(&other.namespaces)
     }
 }
 
@@ -39,7 +39,7 @@ impl WatchTarget {
 impl fmt::Display for WatchTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.kind)?;
-        match self.area.name() {
+        match self.namespaces.name() {
             Some(namespace) => write!(f, " in {namespace}"),
             None => Ok(()),
         }
@@ -48,7 +48,7 @@ impl fmt::Display for WatchTarget {
 
 impl From<WatchTarget> for String {
     fn from(stream: WatchTarget) -> Self {
-        match stream.area.name() {
+        match stream.namespaces.name() {
             Some(namespace) => format!("{}/{namespace}", stream.kind),
             None => stream.kind.into_owned(),
         }
@@ -60,11 +60,11 @@ impl From<String> for WatchTarget {
         match text.split_once('/') {
             Some((kind, namespace)) => Self {
                 kind: kind.to_owned().into(),
-                area: NamespaceScope::namespace(namespace),
+                namespaces: NamespaceScope::namespace(namespace),
             },
             None => Self {
                 kind: text.into(),
-                area: NamespaceScope::Cluster,
+                namespaces: NamespaceScope::Cluster,
             },
         }
     }

@@ -60,7 +60,7 @@ async fn attempt(address: SocketAddr, shared: &Shared) -> Attempt {
                 Ok(Ok(reader)) => (Outcome::Ok, Attempt::Open(Box::new(reader))),
                 Ok(Err(error)) => {
                     if matches!(error, WireError::WrongKey) {
-                        shared.doubt_key();
+                        shared.report_key_mismatch();
                     }
                     (Outcome::Error, Attempt::Failed(error.to_string()))
                 }

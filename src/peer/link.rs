@@ -186,7 +186,7 @@ pub fn elsewhere(registry: &str, me: &str, hints: &[Hint], statuses: &PeerStatus
             None => return Elsewhere::Unknown(format!("{identity} at {address}: not contacted yet").into()),
         }
     }
-    Elsewhere::Nobody
+    Elsewhere::NoReplica
 }
 
 #[cfg(test)]
@@ -303,14 +303,14 @@ mod tests {
         };
         let ask = |statuses: &PeerStatuses| elsewhere("default", "me", &[hint("a", now)], statuses, now);
         assert_eq!(ask(&states(true)), Elsewhere::Connected("a at 10.0.0.1:8081".into()));
-        assert_eq!(ask(&states(false)), Elsewhere::Nobody);
-        assert_eq!(elsewhere("other", "me", &[], &states(true), now), Elsewhere::Nobody);
+        assert_eq!(ask(&states(false)), Elsewhere::NoReplica);
+        assert_eq!(elsewhere("other", "me", &[], &states(true), now), Elsewhere::NoReplica);
     }
 
     #[test]
     fn unknown_replica_status_expires_after_the_time_limit() {
         let now = Instant::now();
-        for (status, nobody) in [
+        for (status, is_absent) in [
             (PeerStatus::Unknown("no answer".into()), false),
             (PeerStatus::Hung(replica(1)), false),
             (PeerStatus::Refused, true),
@@ -318,11 +318,11 @@ mod tests {
         ] {
             let seen = statuses(&status);
             let found = elsewhere("default", "me", &[hint("a", now)], &seen, now);
-            assert_eq!(found == Elsewhere::Nobody, nobody, "{status:?}: {found:?}");
+            assert_eq!(found == Elsewhere::NoReplica, is_absent, "{status:?}: {found:?}");
             let later = elsewhere("default", "me", &[hint("a", now)], &seen, now + UNKNOWN_FOR);
-            assert_eq!(later, Elsewhere::Nobody, "{status:?}");
+            assert_eq!(later, Elsewhere::NoReplica, "{status:?}");
             let mine = elsewhere("default", "a", &[hint("a", now)], &seen, now);
-            assert_eq!(mine, Elsewhere::Nobody, "its own predecessor: {status:?}");
+            assert_eq!(mine, Elsewhere::NoReplica, "its own predecessor: {status:?}");
         }
         let unasked = elsewhere("default", "me", &[hint("a", now)], &PeerStatuses::new(), now);
         assert!(matches!(unasked, Elsewhere::Unknown(_)), "{unasked:?}");

@@ -84,7 +84,7 @@ async fn greet(stream: TcpStream, peers: Peers) -> Option<Writer> {
         Ok(Err(error)) => {
             tracing::debug!(%error, "closed a connection to the peer port");
             if matches!(error, WireError::WrongKey) {
-                peers.shared().doubt_key();
+                peers.shared().report_key_mismatch();
             }
             None
         }

@@ -47,7 +47,7 @@ pub(super) struct Shared {
     pub(super) me: Replica,
     pub(super) calls: Calls,
     key: watch::Receiver<KeyState>,
-    doubts: Arc<Notify>,
+    key_mismatch: Arc<Notify>,
     links: Arc<std::sync::Mutex<HashMap<SocketAddr, PeerConnection>>>,
     seen: watch::Sender<PeerStatuses>,
     metrics: Metrics,
@@ -71,8 +71,8 @@ impl Shared {
     }
 
     /// Reports that another replica has another key: the key may have been changed.
-    pub(super) fn doubt_key(&self) {
-        self.doubts.notify_one();
+    pub(super) fn report_key_mismatch(&self) {
+        self.key_mismatch.notify_one();
     }
 
     /// Takes in an event on a connection to `address`.
@@ -146,7 +146,7 @@ impl Peers {
             },
             calls: metrics.calls.clone(),
             key,
-            doubts: Arc::new(Notify::new()),
+            key_mismatch: Arc::new(Notify::new()),
             links: Arc::default(),
             seen: watch::Sender::new(PeerStatuses::new()),
             metrics: metrics.clone(),
@@ -170,8 +170,8 @@ impl Peers {
     }
 
     /// Notified when another replica turns out to have another key.
-    pub fn doubts(&self) -> Arc<Notify> {
-        self.shared.doubts.clone()
+    pub fn key_mismatch(&self) -> Arc<Notify> {
+        self.shared.key_mismatch.clone()
     }
 
     pub fn me(&self) -> &Replica {
@@ -341,7 +341,7 @@ mod tests {
         peers.hint(&registry, vec![("a".into(), None)]);
         assert_eq!(&*unknown(&peers), "a at 10.0.0.1:8081: not contacted yet");
         peers.shared.take(address, Event::Refused);
-        assert_eq!(peers.elsewhere(&registry, [], Instant::now()), Elsewhere::Nobody);
+        assert_eq!(peers.elsewhere(&registry, [], Instant::now()), Elsewhere::NoReplica);
     }
 
     #[tokio::test]
@@ -351,6 +351,6 @@ mod tests {
         peers.hint(&registry, vec![("a".into(), None)]);
         peers.drop_hints(&registry);
         peers.hint(&registry, vec![("b".into(), None)]);
-        assert_eq!(peers.elsewhere(&registry, [], Instant::now()), Elsewhere::Nobody);
+        assert_eq!(peers.elsewhere(&registry, [], Instant::now()), Elsewhere::NoReplica);
     }
 }

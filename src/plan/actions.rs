@@ -151,8 +151,8 @@ impl Planner {
         if !self.work.is_waiting() {
             return self.leases.forget_offered();
         }
-        for (ttl, home, room) in self.leases.take_offered() {
-            self.work.release(ttl, &home, room);
+        for (ttl, lease_use, room) in self.leases.take_offered() {
+            self.work.release(ttl, &lease_use, room);
         }
     }
 
@@ -496,7 +496,7 @@ impl Planner {
     pub(super) fn decide_key(&self, key: &Key, state: &KeyState) -> Decision {
         let Some(claim) = state.claims.first() else {
             return match &state.held {
-                Some(held) if state.is_ours(&self.leases) && !self.guard.detains(key) => {
+                Some(held) if state.is_ours(&self.leases) && !self.guard.holds(key) => {
                     Decision::Remove(held.mod_revision)
                 }
                 _ => Decision::Leave,
@@ -524,7 +524,7 @@ impl Planner {
                     Fit::Moves => put(Expect::At(held.mod_revision), None),
                     // The lease's record is being written. The outcome shows whether the lease exists, and queues the
                     // work again.
-                    Fit::InDoubt => Decision::Leave,
+                    Fit::Unconfirmed => Decision::Leave,
                 }
             }
             Some(_) => Decision::Leave,

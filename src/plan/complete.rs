@@ -122,11 +122,11 @@ impl Planner {
                 let sure = self.leases.denied().next().is_none();
                 match self.lease_of_checkpoint(ops) {
                     Some(lease) if sure => self.lease_is_gone(lease),
-                    Some(lease) => self.leases.mark_doubtful(lease),
+                    Some(lease) => self.leases.mark_unconfirmed(lease),
                     None => {}
                 }
             }
-            _ => leases.into_iter().for_each(|lease| self.leases.mark_doubtful(lease)),
+            _ => leases.into_iter().for_each(|lease| self.leases.mark_unconfirmed(lease)),
         }
     }
 }

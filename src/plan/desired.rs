@@ -60,14 +60,14 @@ impl PodState {
     }
 
     /// Adds the records by the previous spec of the registration. `previous` returns what the pod would have by that
-    /// spec if it were ready. `aside` means that the newest spec has suppressed formats that the previous spec did not
+    /// spec if it were ready. `suppressed` means that the newest spec has suppressed formats that the previous spec did not
     /// have.
     #[must_use]
-    pub fn keeping(mut self, previous: impl FnOnce() -> Option<DesiredPod>, aside: bool) -> Self {
+    pub fn keeping(mut self, previous: impl FnOnce() -> Option<DesiredPod>, suppressed: bool) -> Self {
         match &mut self {
             Self::Ready(desired) | Self::Unready(desired) => {
                 if let Some(previous) = previous() {
-                    desired.keep(&previous, aside);
+                    desired.keep(&previous, suppressed);
                 }
             }
             Self::Gone(keys) => keys.extend(previous().iter().flat_map(DesiredPod::keys)),
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_readiness_is_in_doubt_and_what_ends_a_pod_is_not() {
+    fn lost_readiness_is_unconfirmed_and_pod_termination_is_confirmed() {
         let keys = || vec![Key::from("/s/p")];
         let PodState::Unready(desired) = pod_state(unready(Why::NotReady)) else {
             panic!("it may be ready again");
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ready_pod_without_an_address_is_not_in_doubt() {
+    fn ready_pod_without_an_address_is_not_unconfirmed() {
         let view = unready(Why::NoAddress(Family::IPv4.into()));
         assert!(matches!(pod_state(view), PodState::Ready(_)));
     }

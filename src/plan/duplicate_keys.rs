@@ -126,14 +126,14 @@ mod tests {
     }
 
     #[test]
-    fn ports_of_one_number_that_contradict_each_other_are_refused_where_keys_tell_ports_by_number() {
+    fn conflicting_ports_of_one_number_are_rejected_in_keys_by_number() {
         let desired = desired("GoFrame", ["grpc", "http"]);
-        let told: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
-        let [told] = &told[..] else {
-            panic!("{told:?}");
+        let reported: Vec<String> = desired.problems.iter().map(ToString::to_string).collect();
+        let [reported] = &reported[..] else {
+            panic!("{reported:?}");
         };
         for part in ["GoFrame", "\"grpc\"", "\"web\"", "8080"] {
-            assert!(told.contains(part), "{told}");
+            assert!(reported.contains(part), "{reported}");
         }
         let keys = desired.keys();
         assert_eq!(
@@ -165,10 +165,10 @@ mod tests {
         let [problem] = &by_pod.problems[..] else {
             panic!("{:?}", by_pod.problems);
         };
-        let told = problem.to_string();
+        let reported = problem.to_string();
         assert!(
-            told.contains("IPv4 and the IPv6") && told.contains("{{ id }}"),
-            "{told}"
+            reported.contains("IPv4 and the IPv6") && reported.contains("{{ id }}"),
+            "{reported}"
         );
         assert_eq!(by_pod.keys(), ["/s/p"].map(Key::from), "the preferred family stays");
         assert_eq!(by_id.problems, []);

@@ -205,21 +205,21 @@ impl Guard {
     }
 
     /// Whether `key`, which no pod claims, must not be removed for now.
-    pub(super) fn detains(&self, key: &str) -> bool {
-        self.is_on() && self.starting && !self.facts.contains(key) || self.is_suspect(key)
+    pub(super) fn holds(&self, key: &str) -> bool {
+        self.is_on() && self.starting && !self.facts.contains(key) || self.is_unconfirmed(key)
     }
 
     /// Whether `key` is undecided or held, or is released and not removed yet.
     pub(super) fn knows(&self, key: &str) -> bool {
-        self.is_suspect(key) || self.leaving.contains_key(key)
+        self.is_unconfirmed(key) || self.leaving.contains_key(key)
     }
 
-    fn is_suspect(&self, key: &str) -> bool {
-        self.suspect(key).is_some()
+    fn is_unconfirmed(&self, key: &str) -> bool {
+        self.unconfirmed(key).is_some()
     }
 
     /// Returns the removal of `key` if it is undecided or held.
-    fn suspect(&self, key: &str) -> Option<&Removal> {
+    fn unconfirmed(&self, key: &str) -> Option<&Removal> {
         let held = || self.hold.as_ref()?.keys.get(key);
         self.fresh.get(key).or_else(held)
     }
@@ -228,7 +228,7 @@ impl Guard {
     /// is released and not removed yet, keeps its state; but one that an edit would remove is decided again when its pod
     /// is no longer ready.
     pub(super) fn mark_unconfirmed(&mut self, key: &Key, removal: Removal) {
-        if removal.cause == Cause::Pod && self.suspect(key).is_some_and(Removal::is_edit) {
+        if removal.cause == Cause::Pod && self.unconfirmed(key).is_some_and(Removal::is_edit) {
             self.forget(key);
         }
         if !self.knows(key) {
@@ -243,14 +243,14 @@ impl Guard {
 
     /// Whether an edit would remove `key`, which is undecided or held.
     pub(super) fn is_edited(&self, key: &Key) -> bool {
-        self.suspect(key).is_some_and(Removal::is_edit)
+        self.unconfirmed(key).is_some_and(Removal::is_edit)
     }
 
     /// Returns the undecided and held keys that edits would remove from the endpoint of `work`.
     pub(super) fn edited_keys_of(&self, work: &Work) -> Vec<Key> {
         let keys = pod_of(work).and_then(|pod| self.by_pod.get(&pod));
         let is_its = |key: &&Key| {
-            let removal = self.suspect(key);
+            let removal = self.unconfirmed(key);
             removal.is_some_and(|removal| removal.is_edit() && removal.work == *work)
         };
         keys.into_iter().flatten().filter(is_its).cloned().collect()
@@ -267,7 +267,7 @@ impl Guard {
         let leaving = self.leaving.remove(key);
         let fresh = self.fresh.remove(key);
         let held = self.hold.as_mut().and_then(|hold| hold.keys.remove(key));
-        let was_detained = fresh.is_some() || held.is_some();
+        let was_held = fresh.is_some() || held.is_some();
         if let Some(removal) = fresh.as_ref().or(held.as_ref()) {
             self.lost.remove(removal);
         }
@@ -280,7 +280,7 @@ impl Guard {
                 keys.remove();
             }
         }
-        was_detained
+        was_held
     }
 
     /// Records that the removal of `key` is confirmed, so it does not count as a loss. Returns whether the key was held

@@ -93,12 +93,13 @@ impl Transactions {
         works.map(|work| work.tenant().clone()).collect()
     }
 
-    /// Voids all transactions because etcd's history was replaced: their outcomes are ignored and their reservations
-    /// are dropped.
+    /// Voids all transactions because etcd's history was replaced: their outcomes are ignored.
     pub fn void(&mut self) {
-        for sent in self.open.values_mut() {
-            sent.void = true;
-            sent.reserved.clear();
-        }
+        self.open.values_mut().for_each(|sent| sent.void = true);
+    }
+
+    /// The keys that transactions in flight put on other leases than before, with these leases.
+    pub fn reserved(&self) -> impl Iterator<Item = (Key, LeaseId)> + '_ {
+        self.open.values().flat_map(|sent| sent.reserved.iter().cloned())
     }
 }

@@ -27,19 +27,19 @@ impl Planner {
         decisions: impl Iterator<Item = (Key, Decision)>,
     ) -> Result<Placed, Unplaced> {
         let decisions: Vec<(Key, Decision)> = decisions.collect();
-        let mut homeless: BTreeMap<LeaseGroup, Vec<Key>> = BTreeMap::new();
+        let mut unplaced: BTreeMap<LeaseGroup, Vec<Key>> = BTreeMap::new();
         for (key, decision) in &decisions {
             if let Decision::Put { stay: None, .. } = decision
                 && let Some(group) = self.leases.group_of(key)
             {
-                homeless.entry(group).or_default().push(key.clone());
+                unplaced.entry(group).or_default().push(key.clone());
             }
         }
-        let mut homes: HashMap<Key, LeaseId> = HashMap::new();
+        let mut placements: HashMap<Key, LeaseId> = HashMap::new();
         let mut reserved: Vec<(Key, LeaseId)> = Vec::new();
         if let Work::Pod(registration, pod) = work {
             let ttl = self.registrations.ttl_of(registration);
-            for (group, keys) in homeless {
+            for (group, keys) in unplaced {
                 let sibling = self.lease_of_siblings(registration, pod, &group);
                 let Some(lease) = self.leases.reserve((ttl, &group), keys.len(), sibling) else {
                     for (_, lease) in reserved {
@@ -48,14 +48,14 @@ impl Planner {
                     let keys = keys.len();
                     return Err(Unplaced { ttl, group, keys });
                 };
-                homes.extend(keys.iter().map(|key| (key.clone(), lease)));
+                placements.extend(keys.iter().map(|key| (key.clone(), lease)));
                 reserved.extend(keys.into_iter().map(|key| (key, lease)));
             }
         }
         let ops = decisions.into_iter().map(|(key, decision)| match decision {
             Decision::Put { value, expect, stay } => Op::Put {
                 lease: stay
-                    .or_else(|| homes.get(&key).copied())
+                    .or_else(|| placements.get(&key).copied())
                     .expect("room was reserved for every homeless key"),
                 key,
                 value,

@@ -5,16 +5,17 @@
 //! event. New keys of different [`LeaseGroup`](super::lease_groups::LeaseGroup)s are never put on one lease; keys that
 //! already share a lease stay there.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-pub(super) use self::homes::Home;
 use self::lease::{Lease, State};
+pub(super) use self::lease_use::LeaseUse;
 use super::lease_groups::LeaseGroups;
 use crate::model::{Expect, Key, LeaseId, Revision};
 
-mod homes;
 mod lease;
+mod lease_use;
 
 /// How long a lease must be empty before its record is removed, so that it expires.
 const EMPTY_FOR: Duration = Duration::from_mins(10);
@@ -31,7 +32,7 @@ pub(super) enum Fit {
     /// The key must be put on another lease.
     Moves,
     /// Unknown: the lease, and the key with it, may not exist any more.
-    InDoubt,
+    Unconfirmed,
 }
 
 /// The leases of one Registry.
@@ -40,21 +41,23 @@ pub struct LeasePool {
     capacity: usize,
     groups: LeaseGroups,
     known: BTreeMap<LeaseId, Lease>,
-    /// Open leases with room, by time to live and [`Home`], so that placing a key needs no search. They are ordered, so
+    /// Open leases with room, by time to live and [`LeaseUse`], so that placing a key needs no search. They are ordered, so
     /// that some fill up and others run empty.
-    roomy: HashMap<(u32, Home), BTreeSet<LeaseId>>,
+    roomy: HashMap<(u32, LeaseUse), BTreeSet<LeaseId>>,
     /// Leases in [`State::Fresh`]. Every planning step asks for them, and mostly there are none.
     fresh: BTreeSet<LeaseId>,
-    /// Leases in [`State::Doubtful`], kept for the same reason.
-    doubtful: BTreeSet<LeaseId>,
+    /// Leases in [`State::Unconfirmed`], kept for the same reason.
+    unconfirmed: BTreeSet<LeaseId>,
     /// Leases for which etcd denies renewals and puts.
     denied: BTreeSet<LeaseId>,
-    /// Leases whose room or [`Home`] may have changed since the last [`Self::take_offered`].
+    /// Leases whose room or [`LeaseUse`] may have changed since the last [`Self::take_offered`].
     offered: BTreeSet<LeaseId>,
     /// The number of keys that etcd holds on all known leases.
     key_count: usize,
     /// Keys on leases that are not known to be ours (yet): a key may be observed before the record of its lease.
-    strangers: HashMap<LeaseId, HashSet<Key>>,
+    foreign: HashMap<LeaseId, HashSet<Key>>,
+    /// Keys that are being written to leases which are not known to be ours (again): etcd was restored meanwhile.
+    pending: HashMap<LeaseId, Vec<Key>>,
     changed: bool,
 }
 
@@ -67,11 +70,12 @@ impl LeasePool {
             known: BTreeMap::new(),
             roomy: HashMap::new(),
             fresh: BTreeSet::new(),
-            doubtful: BTreeSet::new(),
+            unconfirmed: BTreeSet::new(),
             denied: BTreeSet::new(),
             offered: BTreeSet::new(),
             key_count: 0,
-            strangers: HashMap::new(),
+            foreign: HashMap::new(),
+            pending: HashMap::new(),
             changed: true,
         }
     }
@@ -98,7 +102,7 @@ impl LeasePool {
     pub(super) fn fit(&self, lease: LeaseId, ttl: u32) -> Fit {
         match self.known.get(&lease) {
             Some(known) if known.denied => Fit::Moves,
-            Some(known) if known.state == State::Doubtful => Fit::InDoubt,
+            Some(known) if known.state == State::Unconfirmed => Fit::Unconfirmed,
             Some(known) if known.state == State::Newer => Fit::Stays,
             Some(known) if known.ttl == ttl && known.state == State::Open => Fit::Stays,
             _ => Fit::Moves,
@@ -123,16 +127,21 @@ impl LeasePool {
         std::mem::take(&mut self.changed).then(|| self.known.iter().map(|(id, lease)| (*id, lease.ttl)).collect())
     }
 
-    /// Forgets every lease: etcd's history has been replaced.
-    pub fn clear(&mut self) {
+    /// Forgets every lease: etcd's history has been replaced. Writes `in_flight` may still arrive in the new history. Their
+    /// leases keep room for them once they are recorded again, so that they take no keys of other lease groups.
+    pub fn clear(&mut self, in_flight: impl Iterator<Item = (Key, LeaseId)>) {
         self.known.clear();
         self.roomy.clear();
         self.fresh.clear();
-        self.doubtful.clear();
+        self.unconfirmed.clear();
         self.denied.clear();
         self.offered.clear();
         self.key_count = 0;
-        self.strangers.clear();
+        self.foreign.clear();
+        self.pending.clear();
+        for (key, lease) in in_flight {
+            self.pending.entry(lease).or_default().push(key);
+        }
         self.changed = true;
     }
 
@@ -159,12 +168,12 @@ impl LeasePool {
         self.fresh.iter().filter(|id| self.known[id].ttl == ttl).count()
     }
 
-    /// Returns the leases that may have got room since the last call: time to live, [`Home`] and room.
-    pub(super) fn take_offered(&mut self) -> Vec<(u32, Home, usize)> {
+    /// Returns the leases that may have got room since the last call: time to live, [`LeaseUse`] and room.
+    pub(super) fn take_offered(&mut self) -> Vec<(u32, LeaseUse, usize)> {
         let offered = std::mem::take(&mut self.offered);
         let described = |id: LeaseId| {
             let lease = self.known.get(&id)?;
-            Some((lease.ttl, lease.home.clone(), self.room(id)))
+            Some((lease.ttl, lease.usage.clone(), self.room(id)))
         };
         offered.into_iter().filter_map(described).collect()
     }
@@ -185,7 +194,7 @@ impl LeasePool {
         if revision < known.record {
             return concerned;
         }
-        if known.state == State::Doubtful {
+        if known.state == State::Unconfirmed {
             concerned.extend(known.keys.iter().cloned());
         }
         if known.state != State::Retiring || known.record != revision {
@@ -198,12 +207,15 @@ impl LeasePool {
         }
         known.record = revision;
         known.spoilt = false;
-        let ours = self.strangers.remove(&lease).unwrap_or_default();
+        let ours = self.foreign.remove(&lease).unwrap_or_default();
         let before = known.keys.len();
         known.keys.extend(ours.iter().cloned());
         self.key_count += known.keys.len() - before;
         concerned.extend(ours);
-        self.update_home(lease);
+        self.update_use(lease);
+        for key in self.pending.remove(&lease).unwrap_or_default() {
+            self.reserve_for(lease, &key);
+        }
         self.reindex(lease);
         concerned
     }
@@ -217,10 +229,10 @@ impl LeasePool {
             known.record = revision;
             known.spoilt = false;
             if known.state == State::Newer {
-                known.state = State::Doubtful;
+                known.state = State::Unconfirmed;
             }
             if known.state != State::Fresh {
-                self.mark_doubtful(lease);
+                self.mark_unconfirmed(lease);
             }
         }
     }
@@ -235,7 +247,7 @@ impl LeasePool {
             known.record = revision;
             known.spoilt = true;
             if known.state != State::Fresh {
-                known.state = State::Doubtful;
+                known.state = State::Unconfirmed;
             }
             self.reindex(lease);
         }
@@ -244,14 +256,14 @@ impl LeasePool {
     /// Marks a lease as doubtful: it was reported as expired, or its record vanished. A lease without keys, or one
     /// being retired, is forgotten. A lease with keys must be confirmed, except one whose record is of a newer release
     /// and must not be written: it ends when its record vanishes.
-    pub fn mark_doubtful(&mut self, lease: LeaseId) {
+    pub fn mark_unconfirmed(&mut self, lease: LeaseId) {
         let Some(known) = self.known.get_mut(&lease) else {
             return;
         };
         if known.keys.is_empty() && known.reserved == 0 || known.state == State::Retiring {
             self.remove(lease);
         } else if known.state != State::Newer {
-            known.state = State::Doubtful;
+            known.state = State::Unconfirmed;
             self.reindex(lease);
         }
     }
@@ -271,8 +283,8 @@ impl LeasePool {
             (*id, lease.ttl, lease.record_guard())
         };
         // The record of a lease that etcd denies cannot be written.
-        match self.doubtful.difference(&self.denied).next() {
-            Some(doubtful) => vec![described(doubtful)],
+        match self.unconfirmed.difference(&self.denied).next() {
+            Some(unconfirmed) => vec![described(unconfirmed)],
             None => self.fresh.iter().take(max).map(described).collect(),
         }
     }
@@ -283,6 +295,12 @@ impl LeasePool {
             known.reserved = known.reserved.saturating_sub(count);
             self.vacate(lease);
             self.reindex(lease);
+        } else if let Entry::Occupied(mut pending) = self.pending.entry(lease) {
+            let rest = pending.get().len().saturating_sub(count);
+            pending.get_mut().truncate(rest);
+            if rest == 0 {
+                pending.remove();
+            }
         }
     }
 
@@ -291,13 +309,13 @@ impl LeasePool {
         match self.known.get_mut(&lease) {
             Some(known) => {
                 self.key_count += usize::from(known.keys.insert(key.clone()));
-                let home = known.home.with(self.groups.of(key));
-                self.set_home(lease, home);
+                let lease_use = known.usage.with(self.groups.of(key));
+                self.set_use(lease, lease_use);
                 self.reindex(lease);
             }
             None if lease == LeaseId::NONE => {}
             None => {
-                self.strangers.entry(lease).or_default().insert(key.clone());
+                self.foreign.entry(lease).or_default().insert(key.clone());
             }
         }
     }
@@ -308,10 +326,10 @@ impl LeasePool {
             self.key_count -= usize::from(known.keys.remove(key));
             self.vacate(lease);
             self.reindex(lease);
-        } else if let Some(strangers) = self.strangers.get_mut(&lease) {
-            strangers.remove(key);
-            if strangers.is_empty() {
-                self.strangers.remove(&lease);
+        } else if let Some(foreign) = self.foreign.get_mut(&lease) {
+            foreign.remove(key);
+            if foreign.is_empty() {
+                self.foreign.remove(&lease);
             }
         }
     }
@@ -342,7 +360,7 @@ impl LeasePool {
         let lease = Lease {
             ttl,
             state,
-            home: Home::Free,
+            usage: LeaseUse::Free,
             denied: false,
             keys: HashSet::new(),
             reserved: 0,
@@ -359,7 +377,7 @@ impl LeasePool {
         self.unfile(id);
         let lease = self.known.remove(&id)?;
         self.fresh.remove(&id);
-        self.doubtful.remove(&id);
+        self.unconfirmed.remove(&id);
         self.denied.remove(&id);
         self.offered.remove(&id);
         self.key_count -= lease.keys.len();

@@ -33,7 +33,7 @@ pub(super) struct WaitingPods {
     /// The pods that may be registered, because it is not known yet what etcd holds, or what another leader has done.
     undecided: BTreeSet<Claim>,
     /// Whether more is known than when it was last decided about these pods.
-    has_news: bool,
+    has_changed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,12 +93,12 @@ impl WaitingPods {
 
     /// Records that more is known of what etcd holds.
     pub fn etcd_was_listed(&mut self) {
-        self.has_news = true;
+        self.has_changed = true;
     }
 
     /// Records that another leader may have registered any of the pods.
     pub fn mark_all_undecided(&mut self) {
-        self.has_news = true;
+        self.has_changed = true;
         for (registration, pods) in &self.pods {
             self.undecided.extend(pods.keys().map(|pod| Claim {
                 registration: registration.clone(),
@@ -155,7 +155,7 @@ impl Planner {
 
     /// Decides which waiting pods are registered, for those for which that is open.
     pub(super) fn decide_waits(&mut self) {
-        if !std::mem::take(&mut self.waiting.has_news) {
+        if !std::mem::take(&mut self.waiting.has_changed) {
             return;
         }
         for claim in std::mem::take(&mut self.waiting.undecided) {

@@ -27,6 +27,7 @@ impl Planner {
     }
 
     fn observe_prefix(&mut self, prefix: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
+        let is_first_list = !self.prefixes.is_listed(prefix.prefix());
         let present: HashSet<Key> = entries.iter().map(|(key, _)| key.clone()).collect();
         let mut without_lease = KeysWithoutLease::default();
         for (key, held) in entries {
@@ -50,8 +51,11 @@ impl Planner {
                 }
             }
         }
-        for key in self.keys.keys_in(&prefix) {
-            self.enqueue(&key);
+        // Work on these keys has waited for the first list. A later one queues what it changes, like any other observation.
+        if is_first_list {
+            for key in self.keys.keys_in(&prefix) {
+                self.enqueue(&key);
+            }
         }
         self.reading_allowed(&prefix);
         self.prefixes.set_listed(prefix, without_lease);
@@ -140,7 +144,7 @@ impl Planner {
     }
 
     fn forget(&mut self) {
-        self.leases.clear();
+        self.leases.clear(self.transactions.reserved());
         self.prefixes.forget_lists();
         self.quotas.mark_all_undecided();
         self.guard.forget_record();

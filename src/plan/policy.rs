@@ -241,7 +241,7 @@ impl PrefixGrant {
         let outer = scope.prefix().trim_end_matches('/');
         match self.check(outer) {
             Err(_) if matches!(self, Self::Within(reach) if is_clean(outer) && within(reach)) => Ok(()),
-            told => told,
+            reported => reported,
         }
     }
 }

@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_without_a_lease_are_known_until_their_prefix_is_listed_again_or_dropped() {
+    fn keys_without_lease_are_known_until_prefix_is_relisted_or_dropped() {
         let mut prefixes = Prefixes::default();
         prefixes.set_without_lease("/a/x", true);
         assert!(!prefixes.is_without_lease("/a/x"), "the list will show it");

@@ -77,13 +77,13 @@ impl DesiredPod {
     }
 
     /// By the spec before the pod has `before`: it keeps of that what it has not by the newest one.
-    pub(super) fn keep(&mut self, before: &Self, is_aside: bool) {
+    pub(super) fn keep(&mut self, before: &Self, is_suppressed: bool) {
         let mine: HashSet<&Key> = self.records().map(|record| &record.key).collect();
         let theirs: HashSet<&Key> = before.records().map(|record| &record.key).collect();
         let fresh: Vec<Key> = mine.difference(&theirs).copied().cloned().collect();
         let is_new =
             |problem: &&Problem| !matches!(problem, Problem::WeightUnreadable) && !before.problems.contains(problem);
-        let lacks = is_aside || self.problems.iter().any(|problem| is_new(&problem)) || mine.is_empty();
+        let lacks = is_suppressed || self.problems.iter().any(|problem| is_new(&problem)) || mine.is_empty();
         let by_endpoint = before
             .by_endpoint
             .iter()

@@ -20,7 +20,7 @@ pub(super) enum Event {
     /// A pod is ready at an address, or is gone.
     Pod(usize, Option<u8>),
     /// A pod is no longer ready, an unconfirmed removal.
-    Doubt(usize),
+    Unconfirm(usize),
     Register(usize, Wish),
     Unregister(usize),
     ForeignPut(usize),
@@ -34,7 +34,7 @@ pub(super) enum Event {
     /// The answer to a transaction arrives or is lost. If the transaction has not reached etcd yet, it never will.
     Settle(usize, bool),
     GrantArrives(bool),
-    Tell(usize),
+    Deliver(usize),
     Interrupt,
     Resume,
     NewLeader,
@@ -106,7 +106,7 @@ fn any_event() -> impl Strategy<Value = Event> {
     let any_index = 0..8usize;
     prop_oneof![
         6 => (0..PODS.len(), proptest::option::weighted(0.7, 0..2u8)).prop_map(|(pod, at)| Event::Pod(pod, at)),
-        4 => (0..PODS.len()).prop_map(Event::Doubt),
+        4 => (0..PODS.len()).prop_map(Event::Unconfirm),
         4 => (0..REGISTRATIONS.len(), any_wish()).prop_map(|(name, wish)| Event::Register(name, wish)),
         1 => (0..REGISTRATIONS.len()).prop_map(Event::Unregister),
         1 => (0..KEYS.len()).prop_map(Event::ForeignPut),
@@ -117,7 +117,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         8 => any_index.clone().prop_map(Event::Commit),
         6 => (any_index.clone(), proptest::bool::weighted(0.2)).prop_map(|(which, lost)| Event::Settle(which, lost)),
         4 => proptest::bool::weighted(0.9).prop_map(Event::GrantArrives),
-        8 => any_index.prop_map(Event::Tell),
+        8 => any_index.prop_map(Event::Deliver),
         1 => Just(Event::Interrupt),
         1 => Just(Event::Resume),
         1 => Just(Event::NewLeader),

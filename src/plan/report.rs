@@ -79,7 +79,7 @@ pub struct Conflict {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// Somebody who is not this cluster's operator.
-    Stranger {
+    OtherClient {
         /// The lease the key is on.
         lease: LeaseId,
         /// When the key came into being.
@@ -202,7 +202,7 @@ impl Planner {
         let mut is_rejected = false;
         for record in group {
             let key = record.key.clone();
-            match self.standing(&key, &record.value, registration, pod) {
+            match self.state(&key, &record.value, registration, pod) {
                 KeyStatus::Present => there.push(key),
                 KeyStatus::Outstanding => along.push(key),
                 KeyStatus::Rejected => is_rejected = true,
@@ -233,7 +233,7 @@ impl Planner {
         }
     }
 
-    fn standing(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> KeyStatus {
+    fn state(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> KeyStatus {
         let Some(state) = self.keys.get(key) else {
             return KeyStatus::Outstanding;
         };
@@ -260,7 +260,7 @@ impl Planner {
                     KeyStatus::Outstanding
                 }
             }
-            Some(held) => KeyStatus::Conflict(Holder::Stranger {
+            Some(held) => KeyStatus::Conflict(Holder::OtherClient {
                 lease: held.lease,
                 create_revision: held.create_revision,
             }),
@@ -269,11 +269,11 @@ impl Planner {
 
     /// Whether etcd holds `key` with `value` for `pod`, on a lease of the operator.
     pub(super) fn is_present(&self, key: &Key, value: &[u8], registration: &RegistrationRef, pod: &Arc<str>) -> bool {
-        matches!(self.standing(key, value, registration, pod), KeyStatus::Present)
+        matches!(self.state(key, value, registration, pod), KeyStatus::Present)
     }
 
     fn is_leaving(&self, key: &Key) -> bool {
-        self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases) && !self.guard.detains(key)
+        self.keys.is_unclaimed(key) && self.keys.is_ours(key, &self.leases) && !self.guard.holds(key)
     }
 }
 
@@ -373,7 +373,7 @@ mod tests {
             },
             is_host_port: false,
         };
-        let told = missing.to_string();
+        let reported = missing.to_string();
         let desired = DesiredPod {
             problems: vec![missing],
             ..two_ports()
@@ -384,11 +384,11 @@ mod tests {
             (report.registered, report.endpoints.len(), report.outstanding),
             (0, 2, 0)
         );
-        assert_eq!(report.problems, BTreeMap::from([(told, vec!["p".into()])]));
+        assert_eq!(report.problems, BTreeMap::from([(reported, vec!["p".into()])]));
     }
 
     #[test]
-    fn an_unreadable_weight_is_told_and_keeps_no_pod_out() {
+    fn unreadable_weight_is_reported_and_its_pod_is_registered() {
         let mut planner = planner(&[("/s/p", "1")]);
         let desired = DesiredPod {
             problems: vec![Problem::WeightUnreadable],

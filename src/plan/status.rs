@@ -41,7 +41,7 @@ pub struct Subject<'a> {
     /// What is known of removals that are held back in the Registry.
     pub holding: &'a Holding,
     /// Why formats of it are not written: another registration's are in the way.
-    pub aside: &'a [String],
+    pub suppressed: &'a [String],
 }
 
 /// What a registration registers.
@@ -117,7 +117,7 @@ pub enum Holding {
 
 impl Holding {
     /// The condition that tells it.
-    pub fn told(&self) -> (ConditionStatus, Reason, &str) {
+    pub fn reported(&self) -> (ConditionStatus, Reason, &str) {
         match self {
             Self::Undecided => (
                 ConditionStatus::Unknown,
@@ -164,7 +164,7 @@ pub fn status_of(
         conditions.set(ConditionType::Accepted, ConditionStatus::False, reason, message);
     }
     conditions.set(ConditionType::Synced, synced, synced_reason, &synced_message);
-    let (conflict, reason, message) = conflict(&report.conflicts, subject.aside);
+    let (conflict, reason, message) = conflict(&report.conflicts, subject.suppressed);
     conditions.set(ConditionType::Conflict, conflict.into(), reason, &message);
     let (held, reason, message) = held(report.held, subject.holding);
     conditions.set(ConditionType::RemovalsHeld, held, reason, &message);
@@ -174,7 +174,7 @@ pub fn status_of(
         pods: Some(PodCounts {
             selected: count(subject.selected),
             ready: count(report.ready),
-            registered: count(registered(report, subject.aside)),
+            registered: count(registered(report, subject.suppressed)),
         }),
         endpoints,
         endpoints_omitted: (omitted > 0).then(|| count(omitted)),
@@ -232,13 +232,13 @@ impl<'a> Conditions<'a> {
 }
 
 /// How many pods have all that they should have: none where a whole format is not written.
-fn registered(report: &Report<'_>, aside: &[String]) -> usize {
-    if aside.is_empty() { report.registered } else { 0 }
+fn registered(report: &Report<'_>, suppressed: &[String]) -> usize {
+    if suppressed.is_empty() { report.registered } else { 0 }
 }
 
 fn synced(report: &Report<'_>, readiness: &Readiness, subject: Subject<'_>) -> (ConditionStatus, Reason, String) {
-    let aside = subject.aside;
-    let (registered, what) = (registered(report, aside), subject.kind.plural());
+    let suppressed = subject.suppressed;
+    let (registered, what) = (registered(report, suppressed), subject.kind.plural());
     let pods = || {
         let waiting = match report.waiting.len() {
             0 => String::new(),
@@ -282,7 +282,7 @@ fn synced(report: &Report<'_>, readiness: &Readiness, subject: Subject<'_>) -> (
     } else if report.held > 0 {
         let message = format!("{} See the condition RemovalsHeld.", pods());
         (ConditionStatus::False, Reason::RemovalsHeld, message)
-    } else if !aside.is_empty() {
+    } else if !suppressed.is_empty() {
         let message = format!("{} See the condition Conflict.", pods());
         (ConditionStatus::False, Reason::FormatsClash, message)
     } else if !report.conflicts.is_empty() {
@@ -309,14 +309,14 @@ fn synced(report: &Report<'_>, readiness: &Readiness, subject: Subject<'_>) -> (
 
 /// What etcd denies, and what to do about it.
 fn denied(report: &Report<'_>) -> String {
-    let told = |(prefix, right): &(crate::model::Prefix, Right)| match right {
+    let reported = |(prefix, right): &(crate::model::Prefix, Right)| match right {
         Right::Read => format!("read what lies below {}", prefix.prefix()),
         Right::Write => format!("write below {}", prefix.prefix()),
     };
     format!(
         "etcd does not let the operator's user {}: nothing is written or removed there. Grant it readwrite there, with the \
          lines that `leasehold doctor --etcd-role` prints; what waits is written within half a minute of that.",
-        listed(report.denied.iter().map(told), NAMED, "and")
+        listed(report.denied.iter().map(reported), NAMED, "and")
     )
 }
 
@@ -401,8 +401,8 @@ fn ready(report: &Report<'_>, subject: Subject<'_>, synced: ConditionStatus) -> 
 fn held(keys: usize, holding: &Holding) -> (ConditionStatus, Reason, String) {
     let (held, reason, message) = match holding {
         // Somebody else's.
-        Holding::Some(_) if keys == 0 => Holding::Nothing.told(),
-        known => known.told(),
+        Holding::Some(_) if keys == 0 => Holding::Nothing.reported(),
+        known => known.reported(),
     };
     let message = match held {
         ConditionStatus::True => {
@@ -413,15 +413,15 @@ fn held(keys: usize, holding: &Holding) -> (ConditionStatus, Reason, String) {
     (held, reason, message)
 }
 
-fn conflict(conflicts: &[Conflict], aside: &[String]) -> (bool, Reason, String) {
-    if !aside.is_empty() {
+fn conflict(conflicts: &[Conflict], suppressed: &[String]) -> (bool, Reason, String) {
+    if !suppressed.is_empty() {
         let held = match conflicts {
             [] => String::new(),
             _ => format!(" {}", conflict(conflicts, &[]).2),
         };
         let message = format!(
             "{}. Until then nothing is written for it.{held}",
-            listed(aside, NAMED, "and")
+            listed(suppressed, NAMED, "and")
         );
         return (true, Reason::FormatsClash, message);
     }
@@ -433,15 +433,15 @@ fn conflict(conflicts: &[Conflict], aside: &[String]) -> (bool, Reason, String) 
         );
     };
     let reason = match first.holder {
-        Holder::Stranger { .. } => Reason::HeldByOther,
+        Holder::OtherClient { .. } => Reason::HeldByOther,
         Holder::Registration(_) => Reason::HeldByRegistration,
     };
-    let told = |conflict: &Conflict| {
+    let reported = |conflict: &Conflict| {
         let holder = match &conflict.holder {
-            Holder::Stranger { lease, create_revision } if *lease == crate::model::LeaseId::NONE => {
+            Holder::OtherClient { lease, create_revision } if *lease == crate::model::LeaseId::NONE => {
                 format!("by someone outside this cluster (no lease, created at revision {create_revision})")
             }
-            Holder::Stranger { lease, create_revision } => {
+            Holder::OtherClient { lease, create_revision } => {
                 format!("by someone outside this cluster (lease {lease}, created at revision {create_revision})")
             }
             Holder::Registration(registration) => format!("by the registration {registration}, which claimed it first"),
@@ -454,7 +454,7 @@ fn conflict(conflicts: &[Conflict], aside: &[String]) -> (bool, Reason, String) 
     };
     let message = format!(
         "{}. It is left alone, and taken as soon as it is free.",
-        listed(conflicts.iter().map(told), NAMED, "and")
+        listed(conflicts.iter().map(reported), NAMED, "and")
     );
     (true, reason, message)
 }

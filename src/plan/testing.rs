@@ -30,7 +30,7 @@ pub(super) struct Etcd {
     next_lease: i64,
     watched: BTreeSet<Prefix>,
     live: bool,
-    told: VecDeque<Observation>,
+    reported: VecDeque<Observation>,
 }
 
 pub(super) fn meta() -> MetaKeys {
@@ -45,7 +45,7 @@ impl Etcd {
             next_lease: 0x10,
             watched: BTreeSet::new(),
             live: true,
-            told: VecDeque::new(),
+            reported: VecDeque::new(),
         }
     }
 
@@ -165,7 +165,7 @@ impl Etcd {
         let saved = self.state.clone();
         move |etcd| {
             etcd.state = saved.clone();
-            etcd.told.push_back(Observation::Restored);
+            etcd.reported.push_back(Observation::Restored);
             etcd.show_all();
         }
     }
@@ -192,7 +192,7 @@ impl Etcd {
             }
             if self.live && self.watched.iter().any(|scope| scope.contains(key)) {
                 let key = key.clone();
-                self.told.push_back(Observation::Changed { key, held, revision });
+                self.reported.push_back(Observation::Changed { key, held, revision });
             }
         }
         revision
@@ -211,13 +211,13 @@ impl Etcd {
     /// Resets the watches, as for a new operator.
     pub(super) fn forget_watches(&mut self) {
         self.watched.clear();
-        self.told.clear();
+        self.reported.clear();
         self.live = true;
     }
 
     pub(super) fn interrupt(&mut self) {
         if std::mem::take(&mut self.live) {
-            self.told.push_back(Observation::Interrupted);
+            self.reported.push_back(Observation::Interrupted);
         }
     }
 
@@ -237,9 +237,9 @@ impl Etcd {
         let revision = self.state.revision;
         for scope in scopes {
             let snapshot = self.snapshot(scope);
-            self.told.push_back(snapshot);
+            self.reported.push_back(snapshot);
         }
-        self.told.push_back(Observation::Complete { revision });
+        self.reported.push_back(Observation::Complete { revision });
     }
 
     /// The snapshot that a list of `scope` returns now.
@@ -255,14 +255,14 @@ impl Etcd {
 
     /// Delivers the next observation, or one of another key that overtakes it: `pick` chooses among those that may come
     /// first. Changes of one key keep their order, and nothing overtakes a snapshot.
-    pub(super) fn tell(&mut self, pick: usize) -> Option<Observation> {
+    pub(super) fn deliver(&mut self, pick: usize) -> Option<Observation> {
         let key_of = |observation: &Observation| match observation {
             Observation::Changed { key, .. } => Some(key.clone()),
             _ => None,
         };
         let mut seen = BTreeSet::new();
         let mut first = Vec::new();
-        for (position, observation) in self.told.iter().enumerate() {
+        for (position, observation) in self.reported.iter().enumerate() {
             if let Some(key) = key_of(observation) {
                 if seen.insert(key) {
                     first.push(position);
@@ -275,7 +275,7 @@ impl Etcd {
             break;
         }
         let position = *first.get(pick % first.len().max(1))?;
-        self.told.remove(position)
+        self.reported.remove(position)
     }
 
     // ---- inspection ----

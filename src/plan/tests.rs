@@ -76,7 +76,7 @@ impl Rig {
         if let Some(scopes) = self.planner.take_changed_prefixes() {
             self.etcd.watch(scopes);
         }
-        while let Some(observation) = self.etcd.tell(0) {
+        while let Some(observation) = self.etcd.deliver(0) {
             self.planner.observe(observation);
         }
     }

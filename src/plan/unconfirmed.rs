@@ -182,11 +182,11 @@ impl Planner {
 
     /// Clears an unconfirmed key; returns whether it was held back until now.
     fn clear_unconfirmed(&mut self, key: &Key) -> bool {
-        let was_detained = self.guard.clear_unconfirmed(key);
-        if was_detained {
+        let was_held = self.guard.clear_unconfirmed(key);
+        if was_held {
             self.enqueue(key);
         }
-        was_detained
+        was_held
     }
 
     /// This replica becomes leader with a new fence. Another replica may have led in between and decided differently.
@@ -399,7 +399,7 @@ impl Planner {
         let left = |(key, state): &(&Key, &KeyState)| {
             state.is_unclaimed()
                 && state.is_ours(&self.leases)
-                && self.guard.detains(key)
+                && self.guard.holds(key)
                 && (!self.registrations.is_frozen(key) || self.is_forbidden(key))
         };
         let left: HashSet<Key> = self.keys.iter().filter(left).map(|(key, _)| key.clone()).collect();

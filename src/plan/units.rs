@@ -139,7 +139,7 @@ impl Planner {
                     .map_or(0, |claim| self.registrations.ttl_of(&claim.registration));
                 match self.leases.fit(held.lease, ttl) {
                     Fit::Stays => Stand::Right(held.mod_revision),
-                    Fit::Moves | Fit::InDoubt => Stand::Unsure,
+                    Fit::Moves | Fit::Unconfirmed => Stand::Unsure,
                 }
             }
             (Decision::Leave, Some(held)) => Stand::Taken(held.mod_revision, held.lease),

@@ -12,12 +12,12 @@ use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use super::lease_groups::LeaseGroup;
-use super::lease_pool::Home;
+use super::lease_pool::LeaseUse;
 use super::rate_limit::NamespaceRateLimiter;
 use crate::model::{FairQueue, Key, RegistrationRef};
 
 /// The tenant of the work on unclaimed keys.
-static NOBODY: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
+static NO_NAMESPACE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
 
 /// One item of work.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +36,7 @@ impl Work {
         match self {
             Self::Changed(namespace, _) => namespace,
             Self::Pod(registration, _) => &registration.namespace,
-            Self::Key(_) => &NOBODY,
+            Self::Key(_) => &NO_NAMESPACE,
         }
     }
 
@@ -314,7 +314,7 @@ impl WorkQueue {
             && oldest.is_none_or(|oldest| oldest > *waits_for)
             && let Some((_, key)) = self.unclaimed.pop_front()
         {
-            self.queue.push(&NOBODY, Work::Key(key));
+            self.queue.push(&NO_NAMESPACE, Work::Key(key));
         }
         if is_roomy(self.unclaimed.len(), self.unclaimed.capacity()) {
             self.unclaimed.shrink_to(2 * self.unclaimed.len());
@@ -520,14 +520,14 @@ impl WorkQueue {
         }
     }
 
-    /// Queues as much waiting work as fits on a lease of `ttl` seconds with room for `room` keys of `home`. A free
+    /// Queues as much waiting work as fits on a lease of `ttl` seconds with room for `room` keys of `lease_use`. A free
     /// lease serves the lease group that has waited longest.
-    pub fn release(&mut self, ttl: u32, home: &Home, mut room: usize) {
+    pub fn release(&mut self, ttl: u32, lease_use: &LeaseUse, mut room: usize) {
         let same_ttl = |((of, _), _): &(&(u32, LeaseGroup), &Waiting)| *of == ttl;
-        let chosen = match home {
-            Home::Mixed => None,
-            Home::Of(group) => Some((ttl, group.clone())),
-            Home::Free => {
+        let chosen = match lease_use {
+            LeaseUse::Mixed => None,
+            LeaseUse::Of(group) => Some((ttl, group.clone())),
+            LeaseUse::Free => {
                 let all = self.waiting.iter().filter(same_ttl);
                 all.min_by_key(|(_, waiting)| waiting.since).map(|(who, _)| who.clone())
             }
@@ -595,34 +595,34 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_is_anyones_goes_to_those_who_have_waited_longest() {
+    fn unrestricted_lease_serves_the_group_that_waited_longest() {
         let mut list = WorkQueue::default();
         for (folder, key) in [("/z", "/z/1"), ("/a", "/a/1"), ("/z", "/z/2")] {
             list.wait_for_lease(30, group(folder), Work::Key(key.into()), 1);
         }
         list.wait_for_lease(60, group("/a"), Work::Key("/a/60".into()), 1);
         assert_eq!(list.shortage(256), BTreeMap::from([(30, 2), (60, 1)]));
-        list.release(30, &Home::Mixed, 256);
+        list.release(30, &LeaseUse::Mixed, 256);
         assert_eq!(pop(&mut list), None);
-        list.release(30, &Home::Free, 256);
+        list.release(30, &LeaseUse::Free, 256);
         let popped: Vec<_> = std::iter::from_fn(|| pop(&mut list)).collect();
         assert_eq!(popped, ["/z/1", "/z/2"].map(|key| Work::Key(key.into())));
-        list.release(30, &Home::Of(group("/z")), 256);
+        list.release(30, &LeaseUse::Of(group("/z")), 256);
         assert_eq!(pop(&mut list), None, "what waits is of another group");
-        list.release(30, &Home::Of(group("/a")), 256);
+        list.release(30, &LeaseUse::Of(group("/a")), 256);
         assert_eq!(pop(&mut list), Some(Work::Key("/a/1".into())));
         assert_eq!((list.len(), list.shortage(256)), (1, BTreeMap::from([(60, 1)])));
     }
 
     #[test]
-    fn leases_go_to_those_who_wait_in_turn_however_much_one_of_them_needs() {
+    fn leases_are_shared_in_turn_regardless_of_demand() {
         let mut list = WorkQueue::default();
         for i in 0..100 {
             list.wait_for_lease(30, group("/flood"), Work::Key(format!("/flood/{i}").into()), 1);
         }
         list.wait_for_lease(30, group("/b"), Work::Key("/b/1".into()), 1);
-        list.release(30, &Home::Free, 10);
-        list.release(30, &Home::Free, 10);
+        list.release(30, &LeaseUse::Free, 10);
+        list.release(30, &LeaseUse::Free, 10);
         let popped: Vec<_> = std::iter::from_fn(|| pop(&mut list)).collect();
         assert_eq!(popped.len(), 11);
         assert_eq!(popped.last(), Some(&Work::Key("/b/1".into())));
@@ -639,7 +639,7 @@ mod tests {
         list.wait_for_lease(60, group("/a"), work(), 3);
         list.wait_for_lease(30, group("/a"), work(), 2);
         assert_eq!(list.shortage(1), BTreeMap::from([(30, 2)]));
-        list.release(30, &Home::Free, 2);
+        list.release(30, &LeaseUse::Free, 2);
         assert_eq!((pop(&mut list), list.len()), (Some(work()), 0));
     }
 
@@ -750,7 +750,7 @@ mod tests {
     }
 
     #[test]
-    fn namespace_above_its_limit_is_served_at_the_limit_while_others_are_active() {
+    fn namespace_above_its_rate_limit_is_limited_while_others_are_active() {
         let (mut list, start) = (WorkQueue::default(), Instant::now());
         list.set_rate_limit(5);
         for i in 0..20 {

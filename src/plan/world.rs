@@ -93,7 +93,7 @@ impl World {
     pub(super) fn happen(&mut self, event: Event) {
         match event {
             Event::Pod(pod, address) => self.pod(PODS[pod], address),
-            Event::Doubt(pod) => self.doubt(PODS[pod]),
+            Event::Unconfirm(pod) => self.unconfirm(PODS[pod]),
             Event::Register(name, wish) => self.register(&reference(REGISTRATIONS[name]), wish),
             Event::Unregister(name) => self.unregister(&reference(REGISTRATIONS[name])),
             Event::ForeignPut(key) => self.foreign_put(KEYS[key]),
@@ -121,7 +121,7 @@ impl World {
                 }
             }
             Event::GrantArrives(succeeds) => drop(self.grant_arrives(succeeds)),
-            Event::Tell(pick) => drop(self.tell(pick)),
+            Event::Deliver(pick) => drop(self.deliver(pick)),
             Event::Interrupt => {
                 self.etcd.interrupt();
                 self.forgetful = true;
@@ -271,9 +271,9 @@ impl World {
         true
     }
 
-    fn tell(&mut self, pick: usize) -> bool {
-        let told = self.etcd.tell(pick);
-        told.map(|observation| self.planner.observe(observation)).is_some()
+    fn deliver(&mut self, pick: usize) -> bool {
+        let reported = self.etcd.deliver(pick);
+        reported.map(|observation| self.planner.observe(observation)).is_some()
     }
 
     /// Starts a new operator. It knows the registrations at once, and the pods once Kubernetes has been listed.
@@ -339,7 +339,7 @@ impl World {
         self.rejecting.clear();
         for _ in 0..500 {
             let mut moved = self.step();
-            while self.tell(0) {
+            while self.deliver(0) {
                 moved = true;
             }
             while self.grant_arrives(true) {

@@ -89,7 +89,7 @@ fn awaited((name, known): (&String, &Known)) -> Option<String> {
         RegistryHealth::Unreachable(Elsewhere::Unknown(cause)) => format!(
             "its etcd does not answer this replica, and whether another replica is connected to it is unknown ({cause})"
         ),
-        RegistryHealth::Leading | RegistryHealth::StandingBy | RegistryHealth::Unreachable(Elsewhere::Nobody) => {
+        RegistryHealth::Leading | RegistryHealth::StandingBy | RegistryHealth::Unreachable(Elsewhere::NoReplica) => {
             return None;
         }
     };
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn an_unreachable_registry_does_not_hold_back_the_others() {
         let health = complete();
-        health.set_registry("broken", Unreachable(Elsewhere::Nobody));
+        health.set_registry("broken", Unreachable(Elsewhere::NoReplica));
         health.set_registry("default", Electing);
         let reason = health.ready().unwrap_err();
         assert!(!reason.contains("broken"), "{reason}");
@@ -226,7 +226,7 @@ mod tests {
             let reason = health.ready().unwrap_err();
             assert!(reason.contains("\"default\"") && reason.contains(words), "{reason}");
         }
-        health.set_registry("default", Unreachable(Elsewhere::Nobody));
+        health.set_registry("default", Unreachable(Elsewhere::NoReplica));
         assert_eq!(health.ready(), Ok(()));
     }
 

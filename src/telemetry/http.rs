@@ -188,7 +188,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
         let (_metrics, exposition) = Metrics::new();
-        let gate = Gate::new(Box::new(|_| Box::pin(std::future::ready(Judgement::Nobody))));
+        let gate = Gate::new(Box::new(|_| Box::pin(std::future::ready(Judgement::Unauthenticated))));
         tokio::spawn(serve(
             listener,
             Health::new(),
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn p10_idle_connections_of_strangers_starve_no_probe() {
+    async fn p10_idle_connections_do_not_starve_probes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
         let (_metrics, exposition) = Metrics::new();
@@ -246,14 +246,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn p10_strangers_with_tokens_starve_neither_probes_nor_readers() {
+    async fn p10_invalid_tokens_starve_neither_probes_nor_readers() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = listener.local_addr().unwrap();
         let (_metrics, exposition) = Metrics::new();
         let judge = |token: crate::secret::SecretString| -> futures::future::BoxFuture<'static, Judgement> {
             let judgement = match token.reveal() {
                 "good" => Judgement::Allowed,
-                _ => Judgement::Nobody,
+                _ => Judgement::Unauthenticated,
             };
             Box::pin(std::future::ready(judgement))
         };

@@ -121,10 +121,10 @@ async fn status_that_no_replica_confirms_becomes_unknown_and_true_again() -> Res
                 .iter()
                 .all(|kind| condition(object, kind) == ("Unknown".to_owned(), "NotConfirmed".to_owned()))
         };
-        let told = objects
+        let reported = objects
             .wait((API, "ServiceRegistration", "orders"), is_unknown, BOUND)
             .await?;
-        let endpoints = told["status"]["endpoints"].as_array().map(Vec::len);
+        let endpoints = reported["status"]["endpoints"].as_array().map(Vec::len);
         assert_eq!(endpoints, Some(1), "what was known stays");
 
         // One that gets in again knows better, and the other one leaves it at that.

@@ -11,7 +11,7 @@ use crate::support::{API, SOON, message, plain_prefix, pod, wait_keys};
 
 /// The least TTL that there is, in seconds.
 const TTL: u64 = 5;
-/// Nobody listens there.
+/// An address on which no server listens.
 const NOWHERE: &str = "http://127.0.0.1:1";
 
 /// One Registry in `etcd` with one pod registered.
@@ -66,7 +66,7 @@ impl<'s> Place<'s> {
             .await
     }
 
-    /// Longer than any lease lasts that nobody renews.
+    /// Waits for longer than a lease lasts that is not renewed.
     async fn outlast_leases(&self) -> Result<()> {
         let begin = Instant::now();
         until("the TTL to pass", SOON, || async {
@@ -170,7 +170,7 @@ async fn endpoints_of_another_cluster_are_refused_until_the_one_in_use_is_gone()
     place.edit(&other.endpoints(), &json!({})).await?;
     let said = place.not_adopted().await;
     assert!(said.contains("belongs to another etcd cluster"), "{said}");
-    // Whoever starts now could reach that as well, and must not.
+    // An operator that starts now could use the other cluster, and must not.
     let operator = replace(&scene, &operator, config(&scene, "moves-1")).await?;
     place.outlast_leases().await?;
     place.assert_served(&used, &["a", "b"]).await?;

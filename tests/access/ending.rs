@@ -1,4 +1,4 @@
-//! A certificate that ends soon: told before etcd lets nobody in any more.
+//! A certificate that expires soon: the operator reports it before etcd refuses the connection.
 
 use serde_json::json;
 use testbed::{Authority, Result, Validity, until};
@@ -7,7 +7,7 @@ use crate::scene::{Scene, etcd, security};
 use crate::support::{API, SOON, message, wait_event};
 
 #[tokio::test]
-async fn a_certificate_that_ends_soon_is_told_until_it_is_replaced() -> Result<()> {
+async fn expiring_certificate_is_reported_until_it_is_replaced() -> Result<()> {
     let scene = Scene::take().await?;
     let authority = Authority::new("ending");
     let etcd = etcd(Some(security(&authority, true)), &[]).await?;
@@ -23,16 +23,22 @@ async fn a_certificate_that_ends_soon_is_told_until_it_is_replaced() -> Result<(
     }}});
     scene.registry("ending", &etcd.endpoints(), &spec).await?;
     let operator = scene.operator("ending").await?;
-    let told = "The operator's client certificate expires at ";
+    let reported = "The operator's client certificate expires at ";
     let says = async |wanted: bool| {
         let says = |object: &serde_json::Value| {
             let message = message(object, "CredentialsValid");
-            message.contains("are in use") && message.contains(told) == wanted
+            message.contains("are in use") && message.contains(reported) == wanted
         };
         scene.bed.objects().wait((API, "Registry", "ending"), says, SOON).await
     };
     says(true).await?;
-    wait_event(&scene.bed.objects(), ("Registry", "ending"), "CertificateEnds", told).await?;
+    wait_event(
+        &scene.bed.objects(),
+        ("Registry", "ending"),
+        "CertificateEnds",
+        reported,
+    )
+    .await?;
     // In seconds since 1970, and from now.
     let shown = async |name: &str, label: &str| -> Result<f64> {
         let metrics = operator.metrics().await?;

@@ -192,8 +192,8 @@ async fn a_certificate_that_no_client_may_accept_is_described_in_words() -> Resu
         .map(|(name, etcd, reason, words)| (*name, etcd.endpoints(), spec(name), *reason, *words));
     check(&scene, faults.collect()).await?;
     for (name, _, _, words) in &etcds {
-        let told = doctor(&scene, name);
-        assert!(words.iter().all(|word| told.contains(word)), "{told}");
+        let reported = doctor(&scene, name);
+        assert!(words.iter().all(|word| reported.contains(word)), "{reported}");
     }
 
     // The remedy for the first.
@@ -233,8 +233,8 @@ async fn a_user_or_password_that_ends_with_a_line_break_logs_in() -> Result<()> 
     let _operator = scene.operator("lines").await?;
     for (name, ..) in secrets {
         scene.wait(name, "CredentialsValid", "True", "CredentialsInUse").await;
-        let told = doctor(&scene, name);
-        assert!(!told.contains("rejected the login"), "{told}");
+        let reported = doctor(&scene, name);
+        assert!(!reported.contains("rejected the login"), "{reported}");
     }
     Ok(())
 }
@@ -383,7 +383,7 @@ async fn a_secret_that_comes_late_is_used_as_soon_as_it_is_there() -> Result<()>
 }
 
 #[tokio::test]
-async fn an_etcd_that_stops_asking_for_users_is_served_on_and_told_of() -> Result<()> {
+async fn etcd_without_authentication_is_served_and_reported() -> Result<()> {
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
     scene
@@ -413,7 +413,7 @@ async fn an_etcd_that_stops_asking_for_users_is_served_on_and_told_of() -> Resul
 }
 
 #[tokio::test]
-async fn a_right_that_is_taken_away_is_told_and_served_on_once_it_is_back() -> Result<()> {
+async fn revoked_permission_is_reported_and_writes_resume_when_granted() -> Result<()> {
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
     etcd.enable_auth("root-of-rights").await?;
@@ -430,18 +430,18 @@ async fn a_right_that_is_taken_away_is_told_and_served_on_once_it_is_back() -> R
     etcd.revoke_prefix("leasehold", "/services/").await?;
     namespace.create_pod(&pod("b", "orders")).await?;
     let objects = namespace.objects();
-    let told = wait_condition(objects, "orders", "Synced", "False", "PermissionDenied").await;
-    let told = message(&told, "Synced");
-    assert!(told.contains("Grant it readwrite there"), "{told}");
+    let reported = wait_condition(objects, "orders", "Synced", "False", "PermissionDenied").await;
+    let reported = message(&reported, "Synced");
+    assert!(reported.contains("Grant it readwrite there"), "{reported}");
     etcd.grant_prefix("leasehold", "/services/").await?;
     wait_keys(&etcd, &prefix, &["a", "b"]).await;
     wait_in_sync(namespace.objects(), "orders", 2).await;
 
-    // Without its own bookkeeping it can do nothing for anybody.
+    // Without access to its own records, the operator can write no key at all.
     etcd.revoke_prefix("leasehold", "/leasehold/").await?;
     namespace.create_pod(&pod("c", "orders")).await?;
-    let told = scene.wait("rights", "Connected", "False", "PermissionDenied").await;
-    assert!(told.contains("grant the user readwrite"), "{told}");
+    let reported = scene.wait("rights", "Connected", "False", "PermissionDenied").await;
+    assert!(reported.contains("grant the user readwrite"), "{reported}");
     etcd.grant_prefix("leasehold", "/leasehold/").await?;
     wait_keys(&etcd, &prefix, &["a", "b", "c"]).await;
     scene.wait("rights", "Connected", "True", "Connected").await;

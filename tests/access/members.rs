@@ -8,7 +8,7 @@ use crate::scene::{Scene, security};
 use crate::support::{plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
 #[tokio::test]
-async fn a_member_that_dies_is_done_without_and_a_plan_enters_as_the_operator_does() -> Result<()> {
+async fn dead_member_is_tolerated_and_plan_connects_like_the_operator() -> Result<()> {
     let scene = Scene::take().await?;
     let authority = Authority::new("members");
     let config = EtcdConfig {

@@ -1,4 +1,4 @@
-//! An edit must not empty a service, nor take what others have, whoever leads.
+//! An edit must not empty a service or take keys of other owners, whichever replica leads.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn orders(registry: &str, prefix: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_move_that_etcd_denies_keeps_the_service_over_a_restart_until_it_is_granted() -> Result<()> {
+async fn denied_move_keeps_old_keys_across_a_restart_until_granted() -> Result<()> {
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
     etcd.enable_auth("root-of-edits").await?;
@@ -46,9 +46,12 @@ async fn a_move_that_etcd_denies_keeps_the_service_over_a_restart_until_it_is_gr
 
     let history = History::watch(&etcd, "/", 0).await?;
     namespace.apply(orders("move-denied", "/new/orders")).await?;
-    let told = wait_condition(namespace.objects(), "orders", "Synced", "False", "PermissionDenied").await;
-    let told = message(&told, "Synced");
-    assert!(told.contains("3 pods") && told.contains("/old/orders/"), "{told}");
+    let reported = wait_condition(namespace.objects(), "orders", "Synced", "False", "PermissionDenied").await;
+    let reported = message(&reported, "Synced");
+    assert!(
+        reported.contains("3 pods") && reported.contains("/old/orders/"),
+        "{reported}"
+    );
     wait_keys(&etcd, "/old/orders/", &PODS).await;
 
     // A successor knows nothing but the specs and what the status records.
@@ -78,7 +81,7 @@ async fn a_move_that_etcd_denies_keeps_the_service_over_a_restart_until_it_is_gr
 }
 
 #[tokio::test]
-async fn who_claimed_a_place_first_is_first_after_a_restart_too() -> Result<()> {
+async fn first_claim_of_a_prefix_stays_first_after_a_restart() -> Result<()> {
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
     scene.registry("move-ranks", &etcd.endpoints(), &json!({})).await?;

@@ -64,11 +64,11 @@ async fn assert_follows(namespace: &Namespace, etcd: &EtcdCluster, pod: &str, pr
     Ok(())
 }
 
-async fn assert_denied(namespace: &Namespace, name: &str, told: &str) {
+async fn assert_denied(namespace: &Namespace, name: &str, reported: &str) {
     let denied = wait_condition(namespace.objects(), name, "Synced", "False", "PermissionDenied").await;
     let message = message(&denied, "Synced");
     assert!(
-        message.contains(told) && message.contains("leasehold doctor --etcd-role"),
+        message.contains(reported) && message.contains("leasehold doctor --etcd-role"),
         "{message}"
     );
 }
@@ -100,8 +100,8 @@ async fn p10_prefixes_that_etcd_does_not_let_us_read_or_write_hold_up_no_other()
     assert_denied(&namespace, "readable", "write below /readable/readable/").await;
     assert_denied(&namespace, "both", "read what lies below /closed/both/").await;
     wait_in_sync(namespace.objects(), "orders", 1).await;
-    let told = scene.wait("p10-denied", "Connected", "True", "Connected").await;
-    assert!(told.contains("denies its user"), "{told}");
+    let reported = scene.wait("p10-denied", "Connected", "True", "Connected").await;
+    assert!(reported.contains("denies its user"), "{reported}");
     let about = ("ServiceRegistration", "readable");
     wait_event(namespace.objects(), about, "PermissionDenied", "/readable/readable/").await?;
     assert_eq!(operator.metric("leasehold_denied_scopes").await?, Some(3.0));
@@ -131,7 +131,7 @@ async fn p10_prefixes_that_etcd_does_not_let_us_read_or_write_hold_up_no_other()
 }
 
 #[tokio::test]
-async fn p10_a_right_that_is_taken_back_while_keys_are_live_costs_nobody_else_a_key() -> Result<()> {
+async fn p10_revoked_permission_removes_no_keys_of_others() -> Result<()> {
     for version in EtcdVersion::ALL {
         let scene = Scene::take().await?;
         let config = EtcdConfig {
@@ -153,7 +153,7 @@ async fn p10_a_right_that_is_taken_back_while_keys_are_live_costs_nobody_else_a_
 
         let history = History::watch(&etcd, "/open/orders/", 0).await?;
         etcd.revoke_prefix(USER, "/other/").await?;
-        // Nobody touches them: only renewing their lease is denied, until it lapses.
+        // The operator does not delete them: etcd denies the renewals of their lease until it expires.
         wait_granted(&etcd, "/other/carts/", &[]).await?;
         assert_denied(&namespace, "carts", "below /other/carts/").await;
         history.assert_silent().await;
@@ -172,7 +172,7 @@ async fn p10_a_right_that_is_taken_back_while_keys_are_live_costs_nobody_else_a_
 }
 
 #[tokio::test]
-async fn p10_keys_on_a_lease_that_a_narrower_role_denies_go_elsewhere_before_it_lapses() -> Result<()> {
+async fn p10_keys_on_a_denied_lease_move_before_it_expires() -> Result<()> {
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
     registry(&scene, "p10-narrow", &etcd, &["/"], 15).await?;
@@ -198,9 +198,9 @@ async fn p10_keys_on_a_lease_that_a_narrower_role_denies_go_elsewhere_before_it_
     assert_denied(&namespace, "carts", "below /other/carts/").await;
     let held = wait_keys(&etcd, "/open/orders/", &["a"]).await;
     assert_ne!(held["/open/orders/a"].lease, shared);
-    let told: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
-    assert_eq!(told.len(), 1, "one put, and no removal: {told:?}");
-    assert!(told[0].starts_with("put /open/orders/a"), "{told:?}");
+    let reported: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
+    assert_eq!(reported.len(), 1, "one put, and no removal: {reported:?}");
+    assert!(reported[0].starts_with("put /open/orders/a"), "{reported:?}");
     assert_follows(&namespace, &etcd, "a", "/open/orders/").await?;
 
     etcd.grant_prefix(USER, "/other/").await?;

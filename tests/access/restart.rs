@@ -81,7 +81,7 @@ async fn credentials_are_kept_for_a_restart_while_the_apiserver_is_away() -> Res
 }
 
 #[tokio::test]
-async fn a_replica_that_starts_after_a_secret_went_bad_goes_on_with_what_let_it_in() -> Result<()> {
+async fn replica_started_after_secret_went_bad_uses_stored_credentials() -> Result<()> {
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
     etcd.enable_auth("root-of-restart").await?;

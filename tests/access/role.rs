@@ -1,4 +1,4 @@
-//! The role that the operator needs, made by the lines that people are told.
+//! The role that the operator needs, created with the commands of the documentation.
 
 use std::path::Path;
 

@@ -9,7 +9,7 @@ use crate::support::{plain_prefix, pod, wait_events, wait_keys};
 const IN_USE: &str = "switched to the new endpoints and credentials";
 
 #[tokio::test]
-async fn a_password_changes_without_an_event_and_a_wrong_one_keeps_the_old_in_use() -> Result<()> {
+async fn password_rotates_without_an_event_and_a_wrong_one_keeps_the_old() -> Result<()> {
     let scene = Scene::take().await?;
     let etcd = etcd(None, &[]).await?;
     etcd.enable_auth("root-of-rotation").await?;
@@ -65,7 +65,7 @@ async fn a_password_changes_without_an_event_and_a_wrong_one_keeps_the_old_in_us
 }
 
 #[tokio::test]
-async fn authorities_and_certificates_change_without_an_event_and_bad_ones_keep_the_old_in_use() -> Result<()> {
+async fn certificates_rotate_without_an_event_and_bad_ones_keep_the_old() -> Result<()> {
     let scene = Scene::take().await?;
     let (old, new, other) = (Authority::new("old"), Authority::new("new"), Authority::new("nobody's"));
     let both = format!("{}{}", old.pem(), new.pem());

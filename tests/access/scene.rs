@@ -153,13 +153,13 @@ pub async fn etcd(security: Option<Security>, args: &[&str]) -> Result<EtcdClust
 /// Checks that a history is of these puts and nothing else.
 pub async fn assert_puts(history: &History, prefix: &str, names: &[&str]) -> Result<()> {
     let events = history.settled().await?;
-    let told: Vec<String> = events.iter().map(ToString::to_string).collect();
-    let told: Vec<String> = told
+    let reported: Vec<String> = events.iter().map(ToString::to_string).collect();
+    let reported: Vec<String> = reported
         .iter()
         .map(|text| text.split(' ').take(2).collect::<Vec<_>>().join(" "))
         .collect();
     let puts: Vec<String> = names.iter().map(|name| format!("put {prefix}{name}")).collect();
-    assert_eq!(told, puts);
+    assert_eq!(reported, puts);
     Ok(())
 }
 

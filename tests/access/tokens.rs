@@ -1,4 +1,4 @@
-//! Tokens that expire, or that a change of any user makes worthless: nobody notices.
+//! Tokens that expire, or that a change of any user invalidates: keys keep their leases, and no warning is logged.
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,8 @@ async fn outlive(name: &str, etcd: EtcdCluster, seconds: u64) -> Result<()> {
     let key = format!("{prefix}a");
     assert_eq!(after[&key], before[&key], "the lease is the same");
     assert_puts(&history, &prefix, &["b"]).await?;
-    let told = scene.wait(name, "Connected", "True", "Connected").await;
-    assert!(!told.is_empty());
+    let reported = scene.wait(name, "Connected", "True", "Connected").await;
+    assert!(!reported.is_empty());
     let log = scene.log(name);
     let complaints: Vec<&str> = log
         .lines()

@@ -121,7 +121,7 @@ fn refused(tenant: &str) -> Vec<(Value, &'static str)> {
 }
 
 #[tokio::test]
-async fn kubectl_apply_says_no_to_what_the_rules_do_not_allow_and_yes_to_what_they_do() -> Result<()> {
+async fn admission_policy_rejects_denied_and_accepts_allowed_registrations() -> Result<()> {
     let _turn = TURN.lock().await;
     let bed = shared().await?;
     bed.apply_crds().await?;
@@ -146,7 +146,7 @@ async fn kubectl_apply_says_no_to_what_the_rules_do_not_allow_and_yes_to_what_th
     let stranger = bed.namespace("chart-stranger").await?;
     until("the policy to be in force", SOON, || async {
         match apply(&stranger, &json!({})).await {
-            Err(told) if told.contains("no rule of spec.access of the Registry charted-access") => Ok(()),
+            Err(reported) if reported.contains("no rule of spec.access of the Registry charted-access") => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
@@ -170,10 +170,10 @@ async fn kubectl_apply_says_no_to_what_the_rules_do_not_allow_and_yes_to_what_th
         assert_eq!(applied, Ok(()), "{spec}");
     }
     for (spec, expected) in refused(tenant.name()) {
-        let told = apply(&tenant, &spec).await.expect_err("it is refused");
+        let reported = apply(&tenant, &spec).await.expect_err("it is refused");
         assert!(
-            told.contains(expected) && told.contains("the rules for it are shops"),
-            "{spec}: {told}"
+            reported.contains(expected) && reported.contains("the rules for it are shops"),
+            "{spec}: {reported}"
         );
     }
     // A rule that was stricter when it was made may be labelled and deleted nevertheless.

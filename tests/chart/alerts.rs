@@ -92,7 +92,7 @@ const CASES: &[Case] = &[
         ],
         seconds: (60, 80),
     },
-    // The replicas that reached it were replaced by some that do not: nobody confirms the Registry.
+    // New replicas do not reach the Registry that the old ones reached: no replica reports a connection.
     Case {
         alert: "LeaseholdRegistryUnreachable",
         labels: "registry='default',severity='critical'",

@@ -25,7 +25,7 @@ async fn render(sets: &[&str], kind: &str, name: &str) -> std::result::Result<Va
 }
 
 #[tokio::test]
-async fn registry_with_ipv6_endpoints_is_rendered_and_bare_addresses_are_refused() {
+async fn registry_with_ipv6_endpoints_renders_and_bare_addresses_are_rejected() {
     let endpoints = ["http://[2001:db8::5]:2379", "https://[fd00::1:2]:12379"];
     let list = format!("registry.endpoints={{{}}}", endpoints.join(","));
     let registry = render(&["registry.create=true", &list], "Registry", "default").await;

@@ -105,20 +105,20 @@ async fn kept_registry_is_taken_over_by_another_release_as_the_page_says() -> Re
         Ok(registry.expect("it is there")["metadata"]["uid"].clone())
     };
     let succeeds = async |words: Vec<String>| {
-        let told = run_helm(bed, &words).await;
-        told.unwrap_or_else(|error| panic!("helm {}: {error}", words.join(" ")))
+        let reported = run_helm(bed, &words).await;
+        reported.unwrap_or_else(|error| panic!("helm {}: {error}", words.join(" ")))
     };
     let is_refused = async |words: Vec<String>| {
-        let told = run_helm(bed, &words)
+        let reported = run_helm(bed, &words)
             .await
             .expect_err("the Registry is of another release");
-        assert!(told.contains("invalid ownership metadata"), "{told}");
+        assert!(reported.contains("invalid ownership metadata"), "{reported}");
     };
 
     succeeds(install(&back, false)).await;
     let first = uid().await?;
-    let told = succeeds(words(&page.uninstall, &forth)).await;
-    assert!(told.contains(&format!("[Registry] {registry}")), "{told}");
+    let reported = succeeds(words(&page.uninstall, &forth)).await;
+    assert!(reported.contains(&format!("[Registry] {registry}")), "{reported}");
 
     is_refused(install(&forth, false)).await;
     succeeds(install(&forth, true)).await;

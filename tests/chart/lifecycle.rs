@@ -11,8 +11,7 @@ use super::release::{LONG, ROLLOUT, Release, TTL};
 use super::support::{plain_prefix, pod, registration, wait_in_sync, wait_keys};
 
 #[tokio::test]
-async fn a_release_is_installed_upgraded_rolled_back_and_removed_and_consumers_see_nothing_until_its_keys_lapse()
--> Result<()> {
+async fn release_lifecycle_is_invisible_to_consumers_until_keys_expire() -> Result<()> {
     let _turn = TURN.lock().await;
     let bed = shared().await?;
     bed.apply_crds().await?;
@@ -52,7 +51,7 @@ async fn a_release_is_installed_upgraded_rolled_back_and_removed_and_consumers_s
     let third = release.pods(2).await?;
     assert!(third.iter().all(|pod| !second.contains(pod)), "{second:?} -> {third:?}");
     release.leader(&third).await?;
-    // Whoever leads now does its work: what it writes comes after whatever it did to the first key.
+    // The new leader writes this key after anything that it does to the first one: a single event proves silence.
     namespace.create_pod(&pod("b", "orders")).await?;
     wait_keys(&etcd, &prefix, &["a", "b"]).await;
     let events = history.wait_for(|events| !events.is_empty(), LONG).await?;

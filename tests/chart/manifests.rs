@@ -6,7 +6,7 @@ use super::TURN;
 use super::helm::kubectl;
 
 #[tokio::test]
-async fn the_operator_is_installed_by_kubectl_apply_and_its_replicas_become_ready() -> Result<()> {
+async fn operator_installed_by_kubectl_apply_becomes_ready() -> Result<()> {
     let _turn = TURN.lock().await;
     let bed = shared().await?;
     let image = bed.folder().path().join("image-manifests");

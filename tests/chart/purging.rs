@@ -40,7 +40,7 @@ async fn register(bed: &Bed, etcd: &EtcdCluster, registry: &str) -> Result<testb
 }
 
 #[tokio::test]
-async fn a_purge_removes_what_is_ours_and_nothing_else_and_not_while_an_operator_leads() -> Result<()> {
+async fn purge_removes_only_own_keys_and_not_while_an_operator_leads() -> Result<()> {
     let _turn = TURN.lock().await;
     let bed = shared().await?;
     bed.apply_crds().await?;
@@ -55,31 +55,35 @@ async fn a_purge_removes_what_is_ours_and_nothing_else_and_not_while_an_operator
         wait_keys(&etcd, &plain_prefix(namespace, "orders"), &["a"]).await;
         wait_in_sync(namespace.objects(), "orders", 1).await;
     }
-    // Somebody else's, beside ours and on no lease; and one of ours that somebody took over.
+    // A foreign key without a lease, beside those of the operator: `purge` must not remove it.
     let prefix = plain_prefix(&ours, "orders");
     let mut client = etcd.client().await?;
     let foreign = format!("{prefix}stranger");
     client.put(foreign.clone(), "10.9.9.9:1", None).await.expect("a put");
 
-    let told = purge(bed.kubeconfig(), &["--registry", "purged", "--yes"]).await;
-    let told = told.expect_err("an operator leads");
+    let reported = purge(bed.kubeconfig(), &["--registry", "purged", "--yes"]).await;
+    let reported = reported.expect_err("an operator leads");
     assert!(
-        told.contains("the replica purge-me leads") && told.contains("--force"),
-        "{told}"
+        reported.contains("the replica purge-me leads") && reported.contains("--force"),
+        "{reported}"
     );
     wait_keys(&etcd, &prefix, &["a", "stranger"]).await;
     operator.terminate()?;
     operator.wait_exit(SOON).await?;
 
-    let told = purge(bed.kubeconfig(), &["--registry", "purged"]).await;
-    let told = told.expect_err("nobody can be asked");
-    assert!(told.contains("--yes"), "{told}");
-    let told = purge(bed.kubeconfig(), &["--registry", "purgd", "--yes"]).await;
-    assert!(told.expect_err("there is none").contains("there is no Registry purgd"));
+    let reported = purge(bed.kubeconfig(), &["--registry", "purged"]).await;
+    let reported = reported.expect_err("nobody can be asked");
+    assert!(reported.contains("--yes"), "{reported}");
+    let reported = purge(bed.kubeconfig(), &["--registry", "purgd", "--yes"]).await;
+    assert!(
+        reported
+            .expect_err("there is none")
+            .contains("there is no Registry purgd")
+    );
     wait_keys(&etcd, &prefix, &["a", "stranger"]).await;
 
-    let told = purge(bed.kubeconfig(), &["--registry", "purged", "--yes"]).await;
-    assert_eq!(told.expect("it works"), "Registry purged: 1 keys removed\n");
+    let reported = purge(bed.kubeconfig(), &["--registry", "purged", "--yes"]).await;
+    assert_eq!(reported.expect("it works"), "Registry purged: 1 keys removed\n");
     wait_keys(&etcd, &prefix, &["stranger"]).await;
     wait_keys(&etcd, &plain_prefix(&other, "orders"), &["a"]).await;
     let left = etcd.dump("/leasehold/").await?;
@@ -88,8 +92,8 @@ async fn a_purge_removes_what_is_ours_and_nothing_else_and_not_while_an_operator
         left.keys().any(|key| key.contains("/registries/not-purged/leases/")),
         "{left:?}"
     );
-    let told = purge(bed.kubeconfig(), &["--registry", "purged", "--yes"]).await;
-    assert_eq!(told.expect("it works"), "Registry purged: nothing to remove\n");
+    let reported = purge(bed.kubeconfig(), &["--registry", "purged", "--yes"]).await;
+    assert_eq!(reported.expect("it works"), "Registry purged: nothing to remove\n");
     for registry in ["purged", "not-purged"] {
         delete_registry(bed, registry).await?;
     }
@@ -97,7 +101,7 @@ async fn a_purge_removes_what_is_ours_and_nothing_else_and_not_while_an_operator
 }
 
 #[tokio::test]
-async fn a_release_that_is_told_to_takes_its_keys_with_it() -> Result<()> {
+async fn release_with_purge_on_uninstall_removes_its_keys() -> Result<()> {
     let _turn = TURN.lock().await;
     let bed = shared().await?;
     bed.apply_crds().await?;

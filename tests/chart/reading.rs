@@ -1,4 +1,4 @@
-//! Who may read the metrics where not everybody may, by a real apiserver and real tokens.
+//! Access to the metrics where it is restricted, checked with a real apiserver and real tokens.
 
 use std::path::PathBuf;
 
@@ -42,7 +42,7 @@ async fn install(bed: &Bed, home: &Namespace) -> Result<PathBuf> {
 }
 
 #[tokio::test]
-async fn metrics_are_shown_to_those_whom_kubernetes_lets_read_them_and_to_nobody_else() -> Result<()> {
+async fn metrics_are_served_only_to_authorized_accounts() -> Result<()> {
     let _turn = TURN.lock().await;
     let bed = shared().await?;
     bed.apply_crds().await?;
@@ -75,12 +75,12 @@ async fn metrics_are_shown_to_those_whom_kubernetes_lets_read_them_and_to_nobody
     })
     .await?;
     let other = token_of(bed, home.name(), "other", &[]).await;
-    let (status, told) = operator.metrics_for(&other).await?;
-    assert_eq!(status, 403, "{told}");
+    let (status, reported) = operator.metrics_for(&other).await?;
+    assert_eq!(status, 403, "{reported}");
     let user = format!("system:serviceaccount:{}:other may not get", home.name());
     assert!(
-        told.contains(&user) && told.contains("bind it to a ClusterRole"),
-        "{told}"
+        reported.contains(&user) && reported.contains("bind it to a ClusterRole"),
+        "{reported}"
     );
     let elsewhere = token_of(bed, home.name(), "reader", &["--audience=elsewhere"]).await;
     // The signature is what makes it one.
@@ -90,19 +90,19 @@ async fn metrics_are_shown_to_those_whom_kubernetes_lets_read_them_and_to_nobody
         (&elsewhere, "for another audience"),
         (&forged, "forged"),
     ] {
-        let (status, told) = operator.metrics_for(token).await?;
-        assert_eq!(status, 401, "{why}: {told}");
-        assert!(told.contains("send the bearer token of an account"), "{told}");
-        assert!(!told.contains("leasehold_calls"), "{told}");
+        let (status, reported) = operator.metrics_for(token).await?;
+        assert_eq!(status, 401, "{why}: {reported}");
+        assert!(reported.contains("send the bearer token of an account"), "{reported}");
+        assert!(!reported.contains("leasehold_calls"), "{reported}");
     }
-    let (status, told) = process::http::get(server, "/metrics").await.expect("an answer");
+    let (status, reported) = process::http::get(server, "/metrics").await.expect("an answer");
     assert!(
-        status == 401 && told.contains("the request has no bearer token"),
-        "{status}: {told}"
+        status == 401 && reported.contains("the request has no bearer token"),
+        "{status}: {reported}"
     );
     for open in ["/healthz", "/readyz"] {
-        let (status, told) = process::http::get(server, open).await.expect("an answer");
-        assert_eq!(status, 200, "{open}: {told}");
+        let (status, reported) = process::http::get(server, open).await.expect("an answer");
+        assert_eq!(status, 200, "{open}: {reported}");
     }
 
     let (_, metrics) = operator.metrics_for(&allowed).await?;
@@ -130,15 +130,15 @@ async fn metrics_are_shown_to_those_whom_kubernetes_lets_read_them_and_to_nobody
     // While the apiserver is away, those who have read go on, and others do not.
     let apiserver = bed.control_plane().apiserver();
     apiserver.stop()?;
-    let (known, (stranger, told)) = (
+    let (known, (stranger, reported)) = (
         operator.metrics_for(&allowed).await?.0,
         operator.metrics_for("another").await?,
     );
     apiserver.cont()?;
     assert_eq!(known, 200);
     assert!(
-        stranger == 503 && told.contains("the kube-apiserver gave no answer"),
-        "{stranger}: {told}"
+        stranger == 503 && reported.contains("the kube-apiserver gave no answer"),
+        "{stranger}: {reported}"
     );
     for operator in [operator, audience] {
         operator.terminate()?;

@@ -58,9 +58,9 @@ impl<'a> Release<'a> {
     /// Helm in the release's namespace, which must succeed.
     pub async fn helm(&self, words: &[&str]) -> String {
         let words: Vec<_> = words.iter().copied().chain(["--namespace", self.home.name()]).collect();
-        let told = helm(self.bed.kubeconfig(), &words).await;
-        match told {
-            Ok(told) => told,
+        let reported = helm(self.bed.kubeconfig(), &words).await;
+        match reported {
+            Ok(reported) => reported,
             Err(error) => panic!("helm {}: {error}\n{}", words.join(" "), self.logs().await),
         }
     }

@@ -100,7 +100,7 @@ fn with<'a>(command: &[&'a str], chart: &'a str, values: &[&'a str]) -> Vec<&'a 
 }
 
 #[tokio::test]
-async fn helm_finds_nothing_to_complain_about_and_the_apiserver_takes_all_that_is_rendered() -> Result<()> {
+async fn chart_variants_pass_lint_and_server_side_dry_run() -> Result<()> {
     let bed = shared().await?;
     bed.apply_crds().await?;
     let namespace = bed.namespace("chart-rendering").await?;
@@ -168,7 +168,7 @@ async fn two_releases_of_different_classes_are_installed_side_by_side() -> Resul
 
 /// Cluster-wide and with selected namespaces.
 #[tokio::test]
-async fn without_service_annotations_the_operator_may_not_write_registrations_and_does_not_try() -> Result<()> {
+async fn disabled_service_annotations_grant_no_registration_writes() -> Result<()> {
     let bed = shared().await?;
     let chart = chart().display().to_string();
     for scope in [None, Some("watchNamespaces={shop}")] {
@@ -197,7 +197,7 @@ async fn without_service_annotations_the_operator_may_not_write_registrations_an
 }
 
 #[tokio::test]
-async fn monitors_and_alerts_are_rendered_for_those_who_have_the_prometheus_operator() -> Result<()> {
+async fn monitors_and_alerts_are_rendered_for_the_prometheus_operator() -> Result<()> {
     let bed = shared().await?;
     let chart = chart().display().to_string();
     let values = [
@@ -295,9 +295,9 @@ async fn wrong_values_are_refused_with_words_that_say_which() -> Result<()> {
         ),
     ];
     for (values, expected) in cases {
-        let told = helm(bed.kubeconfig(), &with(&["template", "try"], &chart, values)).await;
-        let told = told.expect_err("it is refused");
-        assert!(told.contains(expected), "{values:?} was refused with\n{told}");
+        let reported = helm(bed.kubeconfig(), &with(&["template", "try"], &chart, values)).await;
+        let reported = reported.expect_err("it is refused");
+        assert!(reported.contains(expected), "{values:?} was refused with\n{reported}");
     }
     Ok(())
 }

@@ -48,8 +48,8 @@ async fn the_operator_needs_every_right_that_the_chart_gives_it_and_no_other() -
     wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &["a"]).await;
     wait_in_sync(namespace.objects(), "orders", 1).await;
     // It may not read its own metrics, but it finds that out.
-    let (status, told) = operator.metrics_for(&reader).await?;
-    assert_eq!(status, 403, "{told}");
+    let (status, reported) = operator.metrics_for(&reader).await?;
+    assert_eq!(status, 403, "{reported}");
     namespace.set_ready("a", false).await?;
     wait_keys(&etcd, &plain_prefix(&namespace, "orders"), &[]).await;
     assert!(!log(bed, "all-rights").contains("forbidden"), "{}", operator.log_tail());

@@ -212,7 +212,7 @@ fn parent(folder: &Path, alias: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn as_an_optional_dependency_the_chart_renders_and_refuses_what_is_misspelt() -> Result<()> {
+async fn chart_renders_as_optional_dependency_and_rejects_misspelt_values() -> Result<()> {
     let bed = shared().await?;
     let folder = Folder::new("parents")?;
     let alone = template(bed, &chart(), &[]).await.expect("it renders");
@@ -326,10 +326,10 @@ async fn the_apiserver_fills_nothing_in_where_tools_do_not_expect_it() -> Result
         if ["Service", "Deployment"].iter().any(|kind| sent["kind"] == *kind) {
             continue;
         }
-        let told = kubectl(bed, &words, &sent.to_string())
+        let reported = kubectl(bed, &words, &sent.to_string())
             .await
             .unwrap_or_else(|error| panic!("{error}"));
-        let mut back: Value = serde_json::from_str(&told).expect("JSON");
+        let mut back: Value = serde_json::from_str(&reported).expect("JSON");
         for own in [
             "uid",
             "resourceVersion",
@@ -369,7 +369,7 @@ fn additions(sent: &Value, back: &Value, path: &str, more: &mut Vec<String>) {
 }
 
 #[tokio::test]
-async fn where_the_platform_assigns_users_the_pods_name_none_and_are_restricted_nevertheless() -> Result<()> {
+async fn pods_on_openshift_set_no_user_and_stay_restricted() -> Result<()> {
     let bed = shared().await?;
     let strict = bed.namespace("chart-openshift").await?;
     let mut labelled = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": strict.name()}});

@@ -19,12 +19,12 @@ const STALE: &str = "leasehold_kubernetes_stale_since_timestamp_seconds{kind=\"p
 async fn may(bed: &Bed, account: &str, words: &[&str]) -> bool {
     let user = format!("--as=system:serviceaccount:{account}");
     let words: Vec<&str> = ["auth", "can-i"].into_iter().chain(words.iter().copied()).collect();
-    let told = kubectl(bed, &[words.as_slice(), &[&user]].concat(), "").await;
-    told.is_ok_and(|told| told.trim() == "yes")
+    let reported = kubectl(bed, &[words.as_slice(), &[&user]].concat(), "").await;
+    reported.is_ok_and(|reported| reported.trim() == "yes")
 }
 
 #[tokio::test]
-async fn two_of_three_namespaces_are_served_by_roles_in_them_and_the_list_of_them_may_change() -> Result<()> {
+async fn namespaced_roles_serve_the_listed_namespaces_and_the_list_may_change() -> Result<()> {
     let _turn = TURN.lock().await;
     let bed = shared().await?;
     bed.apply_crds().await?;
@@ -45,8 +45,8 @@ async fn two_of_three_namespaces_are_served_by_roles_in_them_and_the_list_of_the
 
     let two = format!("watchNamespaces={{{},{}}}", shop.name(), bank.name());
     let notes = release.apply("install", &[&two]).await;
-    let told = format!("the namespaces {}, {}, and of no others", shop.name(), bank.name());
-    assert!(notes.contains(&told), "{notes}");
+    let reported = format!("the namespaces {}, {}, and of no others", shop.name(), bank.name());
+    assert!(notes.contains(&reported), "{notes}");
     let account = format!("{}:leasehold", release.home.name());
     for verb in ["list", "watch"] {
         assert!(may(bed, &account, &[verb, "pods", "--namespace", shop.name()]).await);
@@ -61,7 +61,7 @@ async fn two_of_three_namespaces_are_served_by_roles_in_them_and_the_list_of_the
     let first = release.pods(2).await?;
     let leader = release.leader(&first).await?;
 
-    // All pods are replaced: another one leads, and all of them have begun anew.
+    // All pods are replaced: another replica leads, and none has a cache from before.
     let history = History::watch(&etcd, "/services/", 0).await?;
     release.apply("upgrade", &[&two, "podAnnotations.again=yes"]).await;
     let second = release.pods(2).await?;
@@ -74,7 +74,7 @@ async fn two_of_three_namespaces_are_served_by_roles_in_them_and_the_list_of_the
     let untold = other.objects().get(API, "ServiceRegistration", "orders").await?;
     assert_eq!(untold.expect("it is there")["status"], Value::Null);
 
-    // A namespace that is not watched any more has no keys any more, and nobody else loses any.
+    // A namespace that is no longer watched loses its keys. No other namespace loses any.
     let one = format!("watchNamespaces={{{}}}", shop.name());
     release.apply("upgrade", &[&one]).await;
     wait_keys(&etcd, &prefix(bank), &[]).await;
@@ -85,12 +85,12 @@ async fn two_of_three_namespaces_are_served_by_roles_in_them_and_the_list_of_the
     }
     let events = history.wait_for(|events| events.len() >= 4, LONG).await?;
     // Whether a key went, and whether it was the shop's.
-    let told = events
+    let reported = events
         .iter()
         .map(|event| (event.kind == Kind::Delete, event.key.starts_with(&prefix(shop))));
-    let told: Vec<(bool, bool)> = told.collect();
+    let reported: Vec<(bool, bool)> = reported.collect();
     let expected = [(false, true), (true, false), (false, false), (false, false)];
-    assert_eq!(told, expected, "{events:?}");
+    assert_eq!(reported, expected, "{events:?}");
     assert!(may(bed, &account, &["list", "pods", "--all-namespaces"]).await);
     release.uninstall().await;
     delete_registry(bed, &release.registry).await
@@ -104,9 +104,9 @@ fn missing_rights(bed: &Bed, account: &str, namespaces: &str) -> Vec<String> {
         .args(["--service-account", account, "--watch-namespaces", namespaces])
         .output()
         .expect("leasehold is there");
-    let told: Value = serde_json::from_slice(&output.stdout)
+    let reported: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
-    let chapters = told["chapters"].as_array().expect("chapters").iter();
+    let chapters = reported["chapters"].as_array().expect("chapters").iter();
     let findings = chapters.flat_map(|chapter| chapter["findings"].as_array().expect("findings"));
     let words = findings.filter_map(|finding| finding["what"].as_str());
     words
@@ -116,7 +116,7 @@ fn missing_rights(bed: &Bed, account: &str, namespaces: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_namespace_that_does_not_exist_yet_holds_up_nobody_and_is_served_once_there_is_a_role_in_it() -> Result<()> {
+async fn missing_namespace_blocks_no_other_and_is_served_once_it_has_a_role() -> Result<()> {
     let _turn = TURN.lock().await;
     let bed = shared().await?;
     bed.apply_crds().await?;
@@ -158,17 +158,17 @@ async fn a_namespace_that_does_not_exist_yet_holds_up_nobody_and_is_served_once_
         "{missing:?}"
     );
 
-    // Now it is there, and nobody may look into it: that is told, and the other one goes on.
+    // The namespace exists now, but the operator may not read it. It reports that and serves the other namespace.
     let later = bed.namespace_named(&later).await?;
     let informed = async |status: &str, reason: &str| {
         let wanted = (status.to_owned(), reason.to_owned());
         let registry = (API, "Registry", "chart-later");
-        let is_told = |object: &Value| condition(object, "WatchesHealthy") == wanted;
-        bed.objects().wait(registry, is_told, LONG).await
+        let is_reported = |object: &Value| condition(object, "WatchesHealthy") == wanted;
+        bed.objects().wait(registry, is_reported, LONG).await
     };
-    let told = message(&informed("False", "WatchesStale").await?, "WatchesHealthy");
-    assert!(told.contains(&format!("pods in {}", later.name())), "{told}");
-    assert!(!told.contains(&format!("pods in {},", shop.name())), "{told}");
+    let reported = message(&informed("False", "WatchesStale").await?, "WatchesHealthy");
+    assert!(reported.contains(&format!("pods in {}", later.name())), "{reported}");
+    assert!(!reported.contains(&format!("pods in {},", shop.name())), "{reported}");
     shop.create_pod(&pod("b", "orders")).await?;
     wait_keys(&etcd, &plain_prefix(&shop, "orders"), &["a", "b"]).await;
 
@@ -193,8 +193,7 @@ async fn a_namespace_that_does_not_exist_yet_holds_up_nobody_and_is_served_once_
     delete_registry(bed, "chart-later").await
 }
 
-/// Nobody may look into `dark` any more when another one comes to lead: what is there stays, and the other namespace is
-/// served.
+/// A standby replica takes over while it may not read `dark`: the keys there stay, and it serves the other namespace.
 async fn is_taken_over_in_part(
     operators: [Operator; 2],
     etcd: &EtcdCluster,

@@ -1,4 +1,4 @@
-//! One running consumer, and what it has been told.
+//! One running consumer, and the addresses that it has received.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl Consumer {
     }
 
     /// Everything it has printed so far that is a line of JSON.
-    pub fn told(&self) -> Vec<Value> {
+    pub fn reported(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.process.log()).unwrap_or_default();
         // The last line may be half written: only those that have ended count.
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -45,37 +45,37 @@ impl Consumer {
     pub async fn wait_true(&self, field: &str) -> Result<()> {
         let what = format!("{} to print that {field}", self.name());
         let printed = until(&what, SOON, || async {
-            let found = self.told().iter().any(|line| line[field] == true);
+            let found = self.reported().iter().any(|line| line[field] == true);
             found.then_some(()).ok_or_else(|| self.process.log_tail())
         });
         self.process.while_alive(printed).await
     }
 
-    /// Every set of addresses its client library has told it, in order.
+    /// Every set of addresses that its client library has reported, in order.
     pub fn views(&self) -> Vec<Vec<String>> {
-        let told = self.told();
-        let views = told.iter().filter_map(|line| line["addresses"].as_array());
+        let reported = self.reported();
+        let views = reported.iter().filter_map(|line| line["addresses"].as_array());
         views.map(|view| strings(view)).collect()
     }
 
     /// The newest of its lists of this name.
     pub fn newest(&self, name: &str) -> Vec<String> {
-        let told = self.told();
-        let newest = told.iter().rev().find_map(|line| line[name].as_array());
+        let reported = self.reported();
+        let newest = reported.iter().rev().find_map(|line| line[name].as_array());
         newest.map_or_else(Vec::new, |list| strings(list))
     }
 
     /// Everything that it says went wrong.
     pub fn failures(&self) -> Vec<String> {
-        let told = self.told();
-        let failures = told.iter().filter_map(|line| line["failed"].as_str());
+        let reported = self.reported();
+        let failures = reported.iter().filter_map(|line| line["failed"].as_str());
         failures.map(str::to_owned).collect()
     }
 
     /// How many calls each server has answered.
     pub fn reached(&self) -> BTreeMap<String, u64> {
-        let told = self.told();
-        let newest = told.iter().rev().find_map(|line| line["reached"].as_object());
+        let reported = self.reported();
+        let newest = reported.iter().rev().find_map(|line| line["reached"].as_object());
         let counts = newest.into_iter().flatten();
         counts
             .map(|(server, count)| (server.clone(), count.as_u64().unwrap_or_default()))

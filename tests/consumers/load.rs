@@ -68,8 +68,8 @@ impl Load {
     /// Ends it and returns what it has counted.
     pub async fn end(&self) -> Result<Counts> {
         self.consumer.end().await?;
-        let told = self.consumer.told();
-        let counts = told.into_iter().rfind(|line| line["calls"].is_u64());
+        let reported = self.consumer.reported();
+        let counts = reported.into_iter().rfind(|line| line["calls"].is_u64());
         let counts = counts.unwrap_or_else(|| panic!("{} has counted its calls", self.consumer.name()));
         let counts: Counts = serde_json::from_value(counts).expect("counts");
         let client = self.client;

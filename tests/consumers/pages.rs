@@ -122,8 +122,8 @@ fn every_page_says_what_its_registration_writes() {
             .flat_map(|(file, _)| ["-f", file.to_str().expect("UTF-8")]);
         let formats: Vec<&str> = formats.collect();
         let output = plan(&[&args[..], &formats, &["-o", "json"]].concat());
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{}: {told}", page.display());
+        let reported = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{}: {reported}", page.display());
         let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
         let keys = plan["registrations"][0]["keys"].as_array().expect("keys");
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();

@@ -24,9 +24,9 @@ fn planned(turn: &Turn, object: &Value) -> (Option<i32>, Value) {
     let (file, kubeconfig) = (text(&path), text(turn.bed.kubeconfig()));
     let namespace = turn.namespace.name();
     let output = plan(&["-f", &file, "--kubeconfig", &kubeconfig, "-n", namespace, "-o", "json"]);
-    let told = serde_json::from_slice(&output.stdout)
+    let reported = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&output.stderr).into_owned()));
-    (output.status.code(), told)
+    (output.status.code(), reported)
 }
 
 /// Of each key that is in the plan: what becomes of it, its name below `prefix` and its value in the end.
@@ -56,7 +56,7 @@ async fn a_plan_says_beforehand_what_the_operator_then_does() -> Result<()> {
     for (name, ip) in [("a", "10.9.7.1"), ("b", "10.9.7.2")] {
         turn.namespace.create_pod(&pod(name, "orders").ip(ip)).await?;
     }
-    // Of a pod that is taken by somebody else, and of nobody's concern.
+    // One foreign key where the operator would write that of a pod, and one that concerns no pod.
     let mut etcd = turn.etcd.client().await?;
     for name in ["b", "vm-1"] {
         let put = etcd.put(format!("{prefix}{name}"), "somebody else's", None).await;
@@ -112,18 +112,18 @@ async fn what_admission_refuses_has_no_plan() -> Result<()> {
             "an empty selector would register every pod of the namespace",
         ),
     ] {
-        let (code, told) = planned(&turn, &registration("orders", &spec));
-        let told = told.as_str().unwrap_or_default();
-        assert!(code == Some(1) && told.contains(words), "{code:?} {told}");
+        let (code, reported) = planned(&turn, &registration("orders", &spec));
+        let reported = reported.as_str().unwrap_or_default();
+        assert!(code == Some(1) && reported.contains(words), "{code:?} {reported}");
     }
-    let (code, told) = planned(
+    let (code, reported) = planned(
         &turn,
         &registration("orders", &json!({"registryRef": {"name": "nowhere"}})),
     );
-    let told = told.as_str().unwrap_or_default();
+    let reported = reported.as_str().unwrap_or_default();
     assert!(
-        code == Some(1) && told.contains("Registry \"nowhere\", which does not exist"),
-        "{code:?} {told}"
+        code == Some(1) && reported.contains("Registry \"nowhere\", which does not exist"),
+        "{code:?} {reported}"
     );
     Ok(())
 }

@@ -11,7 +11,7 @@ use crate::scene::Scene;
 const PATIENCE: Duration = Duration::from_mins(2);
 
 #[tokio::test]
-async fn a_rolling_update_fails_no_call_and_never_shows_nothing_or_an_address_twice() -> Result<()> {
+async fn rolling_update_fails_no_call_and_shows_no_empty_or_duplicate_view() -> Result<()> {
     let scene = Scene::start("rolling").await?;
     let before = scene.serving();
     let calls = |scene: &Scene| scene.grpc.reached().values().sum::<u64>();

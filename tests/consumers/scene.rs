@@ -70,7 +70,7 @@ impl Scene {
         self.kubelet.addresses().into_values().collect()
     }
 
-    /// Waits until each consumer has been told these addresses, each once.
+    /// Waits until each consumer has received these addresses, each once.
     pub async fn wait_view(&self, expected: &BTreeSet<String>) -> Result<()> {
         for consumer in self.consumers() {
             consumer.wait_view(expected).await?;
@@ -78,12 +78,12 @@ impl Scene {
         Ok(())
     }
 
-    /// How many views each consumer has been told so far.
+    /// How many views each consumer has received so far.
     pub fn counts(&self) -> [usize; 4] {
         self.consumers().map(|consumer| consumer.views().len())
     }
 
-    /// Panics unless each consumer, since it had been told `counts` views, was told of one change only.
+    /// Panics unless each consumer has received exactly one view more than `counts`.
     pub fn assert_one_more(&self, counts: [usize; 4]) {
         for (consumer, count) in self.consumers().into_iter().zip(counts) {
             let views = consumer.views();
@@ -92,8 +92,8 @@ impl Scene {
     }
 }
 
-/// Lets the pods of earlier tests go: nobody drains them any more, and while one of them stays, so does the registration
-/// of its namespace.
+/// Releases the pods of earlier tests, which no test drains any more. While one of them stays, the registration of its
+/// namespace stays, too.
 async fn let_go(turn: &Turn) -> Result<()> {
     for namespace in turn.bed.objects().list("v1", "Namespace").await? {
         if namespace["status"]["phase"] == "Terminating" {

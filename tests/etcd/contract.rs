@@ -340,7 +340,7 @@ pub async fn former_fence_writes_nothing(backend: impl Backend) {
 pub async fn copy_of_a_transaction_is_overtaken(backend: impl Backend) {
     let (_leader, fence, lease) = leader(&backend).await;
     let after = |after| Transaction {
-        note: Some(CheckpointWrite {
+        checkpoint: Some(CheckpointWrite {
             key: "/meta/checkpoints/0".into(),
             value: b"one".as_slice().into(),
             lease,

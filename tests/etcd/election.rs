@@ -237,7 +237,7 @@ async fn a_process_that_restarts_under_its_name_leads_at_once() {
 }
 
 #[tokio::test]
-async fn two_live_processes_of_one_name_do_not_take_the_lead_from_each_other_for_ever() {
+async fn live_processes_of_one_name_do_not_alternate_leadership_forever() {
     let (cluster, _) = one().await;
     let first = Candidate::stand(&cluster, "one", 10).await;
     first.until_leading().await;
@@ -255,7 +255,7 @@ async fn two_live_processes_of_one_name_do_not_take_the_lead_from_each_other_for
 }
 
 #[tokio::test]
-async fn a_leader_key_removed_by_hand_is_claimed_anew_under_another_fence() {
+async fn deleted_leader_key_is_claimed_again_with_another_fence() {
     let (cluster, connection) = one().await;
     let candidate = Candidate::stand(&cluster, "one", 10).await;
     let stale = candidate.until_leading().await;
@@ -304,7 +304,7 @@ async fn a_leader_record_of_a_newer_release_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_process_is_known_to_have_ended_is_replaced_long_before_its_session_ends() {
+async fn leader_with_ended_process_is_replaced_before_its_session_expires() {
     let (cluster, connection) = one().await;
     for (name, end) in [
         ("gone", PeerStatus::Gone as fn(Replica) -> PeerStatus),
@@ -395,7 +395,7 @@ async fn a_candidate_with_a_stale_view_leaves_the_lead_to_one_with_a_fresh_view(
 }
 
 #[tokio::test]
-async fn a_candidate_of_other_namespaces_stands_by_until_none_of_the_leaders_is_left() {
+async fn candidate_of_other_namespaces_leads_only_after_the_last_leader_ends() {
     let (cluster, connection) = one().await;
     let watching = async |name: &str, namespaces: &[&str]| {
         // Far longer than the test may take.

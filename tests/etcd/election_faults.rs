@@ -9,7 +9,7 @@ use crate::common::{SOON, connect, one, revoke, start};
 use crate::election::{Candidate, LEADER, leader_of, write};
 
 #[tokio::test]
-async fn a_leader_whose_etcd_hangs_steps_back_when_its_session_may_have_ended() {
+async fn leader_with_hanging_etcd_steps_down_when_its_session_may_have_expired() {
     let (cluster, connection) = one().await;
     let ttl = 4;
     let candidates = [
@@ -55,7 +55,7 @@ async fn a_leader_leads_on_after_etcd_was_down_for_longer_than_its_session() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_session_was_revoked_stands_anew() {
+async fn leader_with_a_revoked_session_is_elected_again() {
     let (cluster, connection) = one().await;
     let leader = Candidate::stand(&cluster, "one", 6).await;
     let stale = leader.until_leading().await;

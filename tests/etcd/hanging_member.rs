@@ -18,7 +18,7 @@ const PATIENT: Timeouts = Timeouts {
 };
 
 #[tokio::test]
-async fn a_write_that_a_member_hangs_on_goes_by_another_one_and_takes_place_once() {
+async fn write_to_a_hanging_member_is_retried_elsewhere_and_applied_once() {
     let cluster = start(3).await;
     let (endpoints, members) = followers_first(&cluster).await;
     let connection = Connection::new(&Access::open(endpoints), PATIENT, Calls::default()).await;

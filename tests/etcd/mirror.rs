@@ -149,7 +149,7 @@ async fn a_scope_that_was_removed_is_no_longer_shown() {
 }
 
 #[tokio::test]
-async fn a_scope_that_is_removed_and_wanted_again_at_once_is_shown_anew() {
+async fn prefix_removed_and_requested_again_is_listed_again() {
     let (cluster, connection) = one().await;
     put(&cluster, "/b/1", "x", LeaseId::NONE).await;
     let mut view = View::start(&connection, ["/a", "/b"]);

@@ -3,23 +3,61 @@
 use std::time::Duration;
 
 use leasehold::model::LeaseId;
-use testbed::{EtcdCluster, EtcdVersion, Folder};
+use testbed::{EtcdCluster, EtcdVersion, Folder, Network};
 
-use crate::common::{SOON, connect, delete, one, put, start};
+use crate::common::{SOON, connect, delete, grant, one, put, start};
 use crate::view::View;
 
 #[tokio::test]
-async fn a_restart_of_etcd_interrupts_the_view_which_is_then_built_anew() {
+async fn restarted_etcd_is_watched_on_without_another_list() {
     let (cluster, connection) = one().await;
     put(&cluster, "/a/1", "x", LeaseId::NONE).await;
     let mut view = View::start(&connection, ["/a", "/b"]);
     view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
+    put(&cluster, "/a/2", "x", grant(&connection, 600).await).await;
+    view.until_equal(&cluster, "/").await;
+    for round in 0..3 {
+        cluster.member(0).kill().await.expect("kill");
+        view.until_milestones("interrupted ").await;
+        cluster.restart(0).await.expect("restart");
+        put(&cluster, "/b/1", &round.to_string(), LeaseId::NONE).await;
+        delete(&cluster, &format!("/a/{round}")).await;
+        view.until("the end of the outage", |view| view.milestones == "complete ")
+            .await;
+        view.until_equal(&cluster, "/").await;
+        assert_eq!(std::mem::take(&mut view.milestones), "complete ");
+    }
+}
+
+#[tokio::test]
+async fn changes_of_an_outage_are_shown_without_another_list() {
+    let cluster = start(3).await;
+    // Knows one member only, so that the mirror is interrupted while the others accept writes.
+    let connection = connect(cluster.endpoints()[..1].to_vec()).await;
+    for key in ["/a/1", "/a/2"] {
+        put(&cluster, key, "x", LeaseId::NONE).await;
+    }
+    let mut view = View::start(&connection, ["/a", "/b"]);
+    view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
+    put(&cluster, "/b/1", "x", grant(&connection, 600).await).await;
+    view.until_equal(&cluster, "/").await;
     cluster.member(0).kill().await.expect("kill");
     view.until_milestones("interrupted ").await;
+    cluster.wait_serving(1, SOON).await.expect("two of three serve");
+    let mut other = etcd_client::Client::connect([&cluster.endpoints()[1]], None)
+        .await
+        .expect("connect");
+    other.delete("/a/1", None).await.expect("delete");
+    other.put("/a/3", "x", None).await.expect("put");
+    // The newest write that the mirror knows is no longer the newest one of its key.
+    other.put("/b/1", "y", None).await.expect("put");
+    // A prefix that was removed and added again is listed, whatever is known of it.
+    view.want(["/a"]);
+    view.want(["/a", "/b"]);
     cluster.restart(0).await.expect("restart");
-    view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
-    put(&cluster, "/a/2", "x", LeaseId::NONE).await;
+    view.until_milestones("snapshot /b/ complete complete ").await;
     view.until_equal(&cluster, "/").await;
+    assert_eq!(view.content.len(), 3);
 }
 
 #[tokio::test]
@@ -67,7 +105,7 @@ async fn a_member_that_hangs_is_left_for_another_one() {
 }
 
 #[tokio::test]
-async fn what_was_compacted_away_while_the_member_was_down_is_found_in_the_snapshot() {
+async fn changes_compacted_while_the_member_was_down_are_in_the_snapshot() {
     let cluster = start(3).await;
     // Knows one member only, so that the mirror is interrupted while the others accept writes.
     let connection = connect(cluster.endpoints()[..1].to_vec()).await;
@@ -93,7 +131,7 @@ async fn what_was_compacted_away_while_the_member_was_down_is_found_in_the_snaps
 }
 
 #[tokio::test]
-async fn a_view_that_fell_behind_a_compaction_is_built_anew() {
+async fn view_behind_a_compaction_is_rebuilt() {
     let (cluster, connection) = one().await;
     let mut view = View::with_room(&connection, ["/a"], 1);
     view.until_milestones("snapshot /a/ complete ").await;
@@ -110,6 +148,34 @@ async fn a_view_that_fell_behind_a_compaction_is_built_anew() {
     view.until_milestones("interrupted snapshot /a/ complete ").await;
     view.until_equal(&cluster, "/a/").await;
     assert_eq!(view.content.len(), 49);
+}
+
+#[tokio::test]
+async fn after_a_compaction_only_prefixes_without_later_changes_are_listed() {
+    let cluster = start(3).await;
+    let connection = connect(cluster.endpoints()[..1].to_vec()).await;
+    put(&cluster, "/old/1", "x", LeaseId::NONE).await;
+    let mut view = View::start(&connection, ["/busy", "/old"]);
+    view.until_milestones("snapshot /busy/ snapshot /old/ complete ").await;
+    let lease = grant(&connection, 600).await;
+    for number in 0..3 {
+        put(&cluster, &format!("/busy/{number}"), "x", lease).await;
+    }
+    view.until_equal(&cluster, "/").await;
+    let revision = cluster.revision().await.expect("revision");
+    cluster.member(0).kill().await.expect("kill");
+    view.until_milestones("interrupted ").await;
+    cluster.wait_serving(1, SOON).await.expect("two of three serve");
+    let mut other = etcd_client::Client::connect([&cluster.endpoints()[1]], None)
+        .await
+        .expect("connect");
+    other.compact(revision, None).await.expect("compact");
+    other.delete("/busy/0", None).await.expect("delete");
+    other.delete("/old/1", None).await.expect("delete");
+    cluster.restart(0).await.expect("restart");
+    view.until_milestones("snapshot /old/ complete complete ").await;
+    view.until_equal(&cluster, "/").await;
+    assert_eq!(view.content.len(), 2);
 }
 
 /// An etcd whose data can be deleted.
@@ -136,7 +202,7 @@ impl Replaceable {
 }
 
 #[tokio::test]
-async fn an_etcd_with_a_shorter_history_is_told_as_restored() {
+async fn etcd_with_a_shorter_history_is_reported_as_restored() {
     let etcd = Replaceable::start().await;
     let connection = connect(etcd.cluster.endpoints()).await;
     for _ in 0..5 {
@@ -150,6 +216,37 @@ async fn an_etcd_with_a_shorter_history_is_told_as_restored() {
     assert_eq!(view.content.len(), 0);
     put(&etcd.cluster, "/a/2", "x", LeaseId::NONE).await;
     view.until_equal(&etcd.cluster, "/").await;
+}
+
+#[tokio::test]
+async fn longer_history_of_a_restored_etcd_is_not_continued() {
+    let etcd = Replaceable::start().await;
+    let network = Network::temporary().await.expect("toxiproxy starts");
+    let member = etcd.cluster.endpoints()[0].replace("http://", "");
+    let link = network.link(member.parse().expect("an address")).await.expect("a link");
+    let connection = connect(vec![link.http()]).await;
+    put(&etcd.cluster, "/a/1", "x", LeaseId::NONE).await;
+    put(&etcd.cluster, "/b/1", "x", LeaseId::NONE).await;
+    let mut view = View::start(&connection, ["/a", "/b"]);
+    view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
+    put(&etcd.cluster, "/a/1", "x", grant(&connection, 600).await).await;
+    view.until_equal(&etcd.cluster, "/").await;
+    // The mirror reaches etcd again only when etcd has more revisions than before, and the same value of the key that was
+    // written last, in each of them.
+    link.reset().await.expect("reset");
+    etcd.replace().await;
+    let other = grant(&connect(etcd.cluster.endpoints()).await, 600).await;
+    for _ in 0..10 {
+        put(&etcd.cluster, "/a/1", "x", other).await;
+    }
+    view.until_milestones("interrupted ").await;
+    link.heal().await.expect("heal");
+    view.until("the new history", |view| {
+        view.milestones.ends_with("snapshot /b/ complete ")
+    })
+    .await;
+    view.until_equal(&etcd.cluster, "/").await;
+    assert_eq!(view.content.len(), 1);
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::common::{Running, SOON, connect, followers_first, grant, metric, one,
 pub struct Renewed {
     connection: Connection,
     leases: watch::Sender<Leases>,
-    news: mpsc::Receiver<LeaseEvent>,
+    events: mpsc::Receiver<LeaseEvent>,
     soonest: watch::Receiver<Option<Instant>>,
     _running: Running,
 }
@@ -25,33 +25,33 @@ pub struct Renewed {
 impl Renewed {
     pub fn start(connection: &Connection, ids: &[LeaseId], ttl: u32) -> Self {
         let leases = watch::Sender::new(Leases::new(ids.iter().map(|id| (*id, ttl)).collect()));
-        let (sender, news) = mpsc::channel(1);
+        let (sender, events) = mpsc::channel(1);
         let (said, soonest) = watch::channel(None);
         let (inner, wanted) = (connection.clone(), leases.subscribe());
         Self {
             connection: connection.clone(),
             leases,
-            news,
+            events,
             soonest,
             _running: Running::spawn(|shutdown| renew(inner, wanted, sender, said, shutdown)),
         }
     }
 
     async fn lapsed(&mut self) -> LeaseId {
-        match self.told().await {
+        match self.reported().await {
             LeaseEvent::Lapsed(lease) => lease,
             LeaseEvent::Denied(lease) => panic!("{lease} is denied"),
         }
     }
 
-    async fn told(&mut self) -> LeaseEvent {
-        let told = tokio::time::timeout(SOON, self.news.recv()).await;
-        told.expect("told in time").expect("renewal goes on")
+    async fn reported(&mut self) -> LeaseEvent {
+        let reported = tokio::time::timeout(SOON, self.events.recv()).await;
+        reported.expect("told in time").expect("renewal goes on")
     }
 
     pub fn assert_none_lapsed(&mut self) {
-        let told = self.news.try_recv();
-        assert_eq!(told, Err(mpsc::error::TryRecvError::Empty));
+        let reported = self.events.try_recv();
+        assert_eq!(reported, Err(mpsc::error::TryRecvError::Empty));
     }
 
     /// Waits until the renewal expects every lease to live for more than `left`.
@@ -133,7 +133,7 @@ async fn hundreds_of_leases_outlive_their_ttl_on_two_streams_without_a_write() {
 }
 
 #[tokio::test]
-async fn a_lease_that_etcd_does_not_know_is_told_once_and_the_others_live_on() {
+async fn unknown_lease_is_reported_once_and_the_others_stay_alive() {
     let (cluster, connection) = one().await;
     let ttl = 6;
     let leases = lease_keys(&cluster, &connection, 20, ttl).await;
@@ -141,8 +141,8 @@ async fn a_lease_that_etcd_does_not_know_is_told_once_and_the_others_live_on() {
     renewed.all_have(Duration::ZERO).await;
     revoke(&cluster, leases[7]).await;
     revoke(&cluster, leases[13]).await;
-    let told = BTreeSet::from([renewed.lapsed().await, renewed.lapsed().await]);
-    assert_eq!(told, BTreeSet::from([leases[7], leases[13]]));
+    let reported = BTreeSet::from([renewed.lapsed().await, renewed.lapsed().await]);
+    assert_eq!(reported, BTreeSet::from([leases[7], leases[13]]));
 
     let history = History::watch(&cluster, "/a/", 0).await.expect("watch");
     assert_all_stay(&history, long_enough(ttl)).await;
@@ -151,7 +151,7 @@ async fn a_lease_that_etcd_does_not_know_is_told_once_and_the_others_live_on() {
 }
 
 #[tokio::test]
-async fn leases_stay_alive_while_nobody_listens_to_which_ones_lapsed() {
+async fn leases_stay_alive_while_expiry_reports_are_not_received() {
     let (cluster, connection) = one().await;
     let ttl = 6;
     let leases = lease_keys(&cluster, &connection, 12, ttl).await;
@@ -161,15 +161,15 @@ async fn leases_stay_alive_while_nobody_listens_to_which_ones_lapsed() {
     let history = History::watch(&cluster, "/a/", 0).await.expect("watch");
     let mut renewed = Renewed::start(&connection, &leases, ttl);
     assert_all_stay(&history, long_enough(ttl)).await;
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for _ in 0..6 {
-        told.insert(renewed.lapsed().await);
+        reported.insert(renewed.lapsed().await);
     }
-    assert_eq!(told, leases[..6].iter().copied().collect());
+    assert_eq!(reported, leases[..6].iter().copied().collect());
 }
 
 #[tokio::test]
-async fn a_lease_that_is_no_longer_wanted_lapses_and_one_that_is_added_is_renewed() {
+async fn unwanted_lease_expires_and_an_added_lease_is_renewed() {
     let (cluster, connection) = one().await;
     let ttl = 4;
     let leases = lease_keys(&cluster, &connection, 2, ttl).await;
@@ -248,7 +248,7 @@ async fn leases_are_renewed_on_after_etcd_was_down_for_longer_than_their_ttl() {
 }
 
 #[tokio::test]
-async fn after_etcd_hung_for_longer_than_the_ttl_each_lease_is_renewed_or_told_as_lapsed() {
+async fn lease_is_renewed_or_reported_expired_after_etcd_hung_beyond_its_ttl() {
     let (cluster, connection) = one().await;
     let ttl = 5;
     let leases = lease_keys(&cluster, &connection, 50, ttl).await;
@@ -260,18 +260,18 @@ async fn after_etcd_hung_for_longer_than_the_ttl_each_lease_is_renewed_or_told_a
     renewed.one_is_overdue().await;
     cluster.member(0).cont().expect("cont");
     // etcd may confirm a renewal and revoke the lease nevertheless. The lease is then reported after its next renewal.
-    let told = RefCell::new(BTreeSet::new());
+    let reported = RefCell::new(BTreeSet::new());
     let renewed = RefCell::new(renewed);
     until("etcd and the renewal to agree", SOON, || async {
-        while let Ok(news) = renewed.borrow_mut().news.try_recv() {
-            let LeaseEvent::Lapsed(lease) = news else {
-                panic!("{news:?}");
+        while let Ok(events) = renewed.borrow_mut().events.try_recv() {
+            let LeaseEvent::Lapsed(lease) = events else {
+                panic!("{events:?}");
             };
-            assert!(told.borrow_mut().insert(lease), "told twice");
+            assert!(reported.borrow_mut().insert(lease), "told twice");
         }
         for lease in leases.iter().chain([&long]) {
             let known = connection.lease(*lease, false).await.expect("asked").is_some();
-            if known == told.borrow().contains(lease) {
+            if known == reported.borrow().contains(lease) {
                 return Err(format!("{lease} is known: {known}"));
             }
         }
@@ -283,7 +283,7 @@ async fn after_etcd_hung_for_longer_than_the_ttl_each_lease_is_renewed_or_told_a
     })
     .await
     .expect("they agree");
-    assert!(!told.borrow().contains(&long), "its TTL was long enough");
+    assert!(!reported.borrow().contains(&long), "its TTL was long enough");
 }
 
 /// etcd's leader is not among the endpoints, and 40 ms away from the follower that is. The follower forwards at most 25

@@ -47,7 +47,7 @@ fn is_denied<T: std::fmt::Debug>(answer: Result<T, Error>) -> bool {
 }
 
 #[tokio::test]
-async fn every_release_tells_what_may_be_written_and_what_a_lease_carries_without_a_revision() {
+async fn permission_checks_use_no_revision_on_every_etcd_release() {
     for version in EtcdVersion::ALL {
         let (cluster, connection) = enter(version, &["/a/", "/shop/b/", "/shop/c/"]).await;
         let (ours, mixed) = (grant(&connection, 60).await, grant(&connection, 60).await);
@@ -75,7 +75,7 @@ async fn every_release_tells_what_may_be_written_and_what_a_lease_carries_withou
 }
 
 #[tokio::test]
-async fn leases_that_may_not_be_renewed_are_told_and_hold_up_no_other() {
+async fn denied_renewals_are_reported_and_block_no_other_lease() {
     for version in EtcdVersion::ALL {
         let (cluster, connection) = enter(version, &["/a/"]).await;
         let mut client = cluster.client().await.expect("connect");
@@ -92,28 +92,28 @@ async fn leases_that_may_not_be_renewed_are_told_and_hold_up_no_other() {
             denied.extend((place == "z").then_some(lease));
         }
         let wanted = watch::Sender::new(Leases::new(leases.iter().copied().collect()));
-        let (sender, mut news) = mpsc::channel(100);
+        let (sender, mut events) = mpsc::channel(100);
         let (said, _soonest) = watch::channel(None);
         let (inner, subscribed) = (connection.clone(), wanted.subscribe());
         let _running = Running::spawn(|shutdown| renew(inner, subscribed, sender, said, shutdown));
-        let mut told: Vec<LeaseId> = Vec::new();
+        let mut reported: Vec<LeaseId> = Vec::new();
         let by = tokio::time::Instant::now() + Duration::from_secs(3) * TTL;
-        while let Ok(Some(heard)) = tokio::time::timeout_at(by, news.recv()).await {
-            match heard {
-                LeaseEvent::Denied(lease) => told.push(lease),
+        while let Ok(Some(observed)) = tokio::time::timeout_at(by, events.recv()).await {
+            match observed {
+                LeaseEvent::Denied(lease) => reported.push(lease),
                 LeaseEvent::Lapsed(lease) => panic!("{version:?}: {lease} lapsed"),
             }
         }
-        told.sort();
-        told.dedup();
+        reported.sort();
+        reported.dedup();
         denied.sort();
-        assert_eq!(told, denied, "{version:?}");
+        assert_eq!(reported, denied, "{version:?}");
         assert_eq!(cluster.dump("/a/").await.expect("dump").len(), 30, "{version:?}");
     }
 }
 
 #[tokio::test]
-async fn a_scope_that_may_not_be_read_is_told_and_shown_once_it_may_while_the_others_are_followed() {
+async fn unreadable_prefix_is_reported_and_shown_once_granted() {
     let (cluster, connection) = enter(EtcdVersion::default(), &["/meta/", "/a/"]).await;
     put(&cluster, "/z/1", "1", LeaseId::NONE).await;
     let mut view = View::start(&connection, ["/meta/", "/a/", "/z/"]);
@@ -146,7 +146,7 @@ async fn what_lies_in_a_scope_that_may_not_be_read_is_followed_for_itself() {
 }
 
 #[tokio::test]
-async fn a_scope_that_is_taken_back_is_told_when_the_view_is_built_anew() {
+async fn revoked_prefix_is_reported_when_the_view_is_rebuilt() {
     let (cluster, connection) = enter(EtcdVersion::default(), &["/meta/", "/a/", "/z/"]).await;
     let mut view = View::start(&connection, ["/meta/", "/a/", "/z/"]);
     view.until_milestones("complete ").await;

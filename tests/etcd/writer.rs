@@ -22,7 +22,7 @@ fn remove(key: &str, mod_revision: Revision) -> Op {
     }
 }
 
-fn note(value: &str, lease: LeaseId, after: Revision) -> CheckpointWrite {
+fn checkpoint(value: &str, lease: LeaseId, after: Revision) -> CheckpointWrite {
     CheckpointWrite {
         key: "/meta/heard/0".into(),
         value: value.as_bytes().into(),
@@ -41,13 +41,13 @@ async fn apply_with(
     connection: &Connection,
     fence: &Fence,
     ops: Vec<Op>,
-    note: Option<CheckpointWrite>,
+    checkpoint: Option<CheckpointWrite>,
 ) -> (Revision, Vec<OpResult>) {
     match connection
         .commit(
             fence,
             &Transaction {
-                note,
+                checkpoint,
                 ..Transaction::of(ops)
             },
         )
@@ -87,9 +87,9 @@ async fn a_transaction_creates_updates_and_deletes_at_one_revision() {
     let events = history.settled().await.expect("settled");
     let at = |revision| {
         let those = events.iter().filter(|event| event.revision == revision);
-        let mut told: Vec<_> = those.map(ToString::to_string).collect();
-        told.sort();
-        told
+        let mut reported: Vec<_> = those.map(ToString::to_string).collect();
+        reported.sort();
+        reported
     };
     assert_eq!(at(created), ["put /a/1 one", "put /a/2 one"]);
     assert_eq!(at(changed), ["delete /a/2", "put /a/1 two", "put /a/3 new"]);
@@ -99,7 +99,7 @@ async fn a_transaction_creates_updates_and_deletes_at_one_revision() {
 }
 
 #[tokio::test]
-async fn a_foreign_key_refuses_only_its_own_write_and_its_holder_is_told() {
+async fn foreign_key_rejects_only_its_own_write_and_its_holder_is_reported() {
     let (cluster, connection) = one().await;
     let (fence, ours) = (lead(&cluster).await, grant(&connection, 60).await);
     let theirs = grant(&connection, 60).await;
@@ -127,7 +127,7 @@ async fn a_foreign_key_refuses_only_its_own_write_and_its_holder_is_told() {
 }
 
 #[tokio::test]
-async fn the_ops_of_a_unit_happen_together_or_not_at_all_and_leave_the_others_alone() {
+async fn ops_of_a_unit_are_atomic_and_do_not_affect_other_ops() {
     let (cluster, connection) = one().await;
     let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
     put(&cluster, "/a/weight", "theirs", LeaseId::NONE).await;
@@ -145,7 +145,7 @@ async fn the_ops_of_a_unit_happen_together_or_not_at_all_and_leave_the_others_al
             write("/b/weight", "ours", lease, Expect::Absent),
         ],
         units: vec![0..2, 3..5],
-        note: None,
+        checkpoint: None,
     };
     let commit = async |expect| match connection.commit(&fence, &transaction(expect)).await.expect("commit") {
         TxnOutcome::Applied { results, .. } => results,
@@ -178,7 +178,7 @@ async fn etcd_takes_a_transaction_as_full_as_its_largest_unit_allows() {
     let transaction = Transaction {
         ops: ops.collect(),
         units: vec![unit],
-        note: Some(note("1", lease, fence.create_revision)),
+        checkpoint: Some(checkpoint("1", lease, fence.create_revision)),
     };
     let TxnOutcome::Applied { results, .. } = connection.commit(&fence, &transaction).await.expect("commit") else {
         panic!("not applied");
@@ -256,7 +256,7 @@ async fn a_transaction_sent_again_finds_its_own_values() {
 }
 
 #[tokio::test]
-async fn a_transaction_of_the_full_size_passes_the_default_limits_of_every_release() {
+async fn full_size_transaction_fits_the_default_limits_of_every_release() {
     for version in EtcdVersion::ALL {
         let cluster = EtcdCluster::temporary(version, 1).await.expect("etcd starts");
         let connection = connect(cluster.endpoints()).await;
@@ -267,12 +267,18 @@ async fn a_transaction_of_the_full_size_passes_the_default_limits_of_every_relea
             &connection,
             &fence,
             ops.collect(),
-            Some(note("1", lease, fence.create_revision)),
+            Some(checkpoint("1", lease, fence.create_revision)),
         )
         .await;
         assert!(results.iter().all(|result| *result == OpResult::Done), "{version}");
         let ops = (0..Transaction::MAX_OPS).map(|i| remove(&key(i), revision));
-        apply_with(&connection, &fence, ops.collect(), Some(note("2", lease, revision))).await;
+        apply_with(
+            &connection,
+            &fence,
+            ops.collect(),
+            Some(checkpoint("2", lease, revision)),
+        )
+        .await;
         assert_eq!(cluster.dump("/a/").await.expect("dump").len(), 0, "{version}");
     }
 }
@@ -282,7 +288,7 @@ async fn a_copy_of_a_transaction_that_comes_late_brings_no_key_back() {
     let (cluster, connection) = one().await;
     let (fence, lease) = (lead(&cluster).await, grant(&connection, 60).await);
     let create = Transaction {
-        note: Some(note("1", lease, fence.create_revision)),
+        checkpoint: Some(checkpoint("1", lease, fence.create_revision)),
         ..Transaction::of(vec![write("/a/1", "x", lease, Expect::Absent)])
     };
     let verdict = connection.commit(&fence, &create).await.expect("commit");
@@ -302,17 +308,17 @@ async fn a_copy_of_a_transaction_that_comes_late_brings_no_key_back() {
 
     // The next transaction of the write slot knows the revision of the previous one.
     let ops = vec![write("/a/2", "x", lease, Expect::Absent)];
-    let (revision, results) = apply_with(&connection, &fence, ops, Some(note("2", lease, created))).await;
+    let (revision, results) = apply_with(&connection, &fence, ops, Some(checkpoint("2", lease, created))).await;
     assert_eq!(results, [OpResult::Done]);
     // A transaction that missed the previous answer does not know it. It is refused with the revision, and then
     // executed.
     let unaware = Transaction {
-        note: Some(note("3", lease, created)),
+        checkpoint: Some(checkpoint("3", lease, created)),
         ..Transaction::of(vec![write("/a/3", "x", lease, Expect::Absent)])
     };
     let verdict = connection.commit(&fence, &unaware).await.expect("commit");
     assert_eq!(verdict, TxnOutcome::Overtaken { at: revision });
-    let (_, results) = apply_with(&connection, &fence, unaware.ops, Some(note("3", lease, revision))).await;
+    let (_, results) = apply_with(&connection, &fence, unaware.ops, Some(checkpoint("3", lease, revision))).await;
     assert_eq!(results, [OpResult::Done]);
 
     delete(&cluster, "/meta/leader").await;
@@ -325,7 +331,7 @@ async fn a_copy_of_a_transaction_that_comes_late_brings_no_key_back() {
 }
 
 #[tokio::test]
-async fn p7_a_leader_from_before_a_restore_changes_nothing_though_its_revision_has_come_again() {
+async fn p7_leader_from_before_a_restore_is_fenced_despite_equal_revision() {
     let (cluster, connection) = one().await;
     let folder = Folder::new("snapshot").expect("a folder");
     let snapshot = folder.path().join("snapshot.db");

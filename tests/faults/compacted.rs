@@ -12,7 +12,7 @@ const PUTS: usize = 2000;
 const VALUE: usize = 4 << 10;
 
 #[tokio::test]
-async fn changes_compacted_away_before_we_read_them_are_found_by_reading_anew() -> Result<()> {
+async fn changes_compacted_before_they_were_read_are_found_by_a_new_list() -> Result<()> {
     let scene = Scene::of("compacted", 1, 30).await?;
     let (etcd, orders) = (&scene.turn.etcd, scene.turn.plain("orders"));
     let mut client = etcd.client().await?;

@@ -1,4 +1,4 @@
-//! A database that is full: etcd takes no more until it is compacted, defragmented and told so.
+//! A database that is full: etcd refuses writes until it is compacted and defragmented and its alarm is disarmed.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::{SOON, message, pod, registration, wait_condition, wait_in_s
 
 const TTL: u32 = 5;
 const QUOTA: &str = "--quota-backend-bytes=8388608";
-/// Somebody else's, who fills it.
+/// The keys of a foreign client that fills the database.
 const JUNK: &str = "/junk";
 
 /// Fills it until etcd raises the alarm.
@@ -53,7 +53,7 @@ async fn free(client: &mut Client) -> std::result::Result<(), etcd_client::Error
 }
 
 #[tokio::test]
-async fn a_full_database_is_named_costs_no_key_and_is_written_to_when_it_is_freed() -> Result<()> {
+async fn full_database_is_reported_loses_no_key_and_writes_resume_when_freed() -> Result<()> {
     let config = EtcdConfig {
         args: vec![QUOTA.to_owned()],
         ..EtcdConfig::default()
@@ -85,8 +85,8 @@ async fn a_full_database_is_named_costs_no_key_and_is_written_to_when_it_is_free
     let spec = json!({"selector": {"matchLabels": {"app": "orders"}}, "leaseTTLSeconds": 20});
     namespace.apply(registration("payments", &spec)).await?;
     let objects = namespace.objects();
-    let told = wait_condition(objects, "payments", "Synced", "Unknown", "RegistryUnreachable").await;
-    let text = message(&told, "Synced");
+    let reported = wait_condition(objects, "payments", "Synced", "Unknown", "RegistryUnreachable").await;
+    let text = message(&reported, "Synced");
     assert!(text.contains("disarm the alarm"), "{text}");
     scene.assert_lives()?;
 

@@ -32,7 +32,7 @@ async fn pair(name: &str) -> Result<(Operator, Operator, History, Turn)> {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_told_to_stop_hands_over_at_once() -> Result<()> {
+async fn terminated_leader_hands_over_at_once() -> Result<()> {
     let (leader, _standby, history, turn) = pair("stopped").await?;
     let election = History::watch(&turn.etcd, "/leasehold/", 0).await?;
     let pod = turn.some_pod().await?;
@@ -61,7 +61,7 @@ async fn a_leader_that_is_told_to_stop_hands_over_at_once() -> Result<()> {
 }
 
 #[tokio::test]
-async fn after_the_death_of_a_leader_the_next_write_waits_for_its_session_and_no_longer() -> Result<()> {
+async fn write_after_leader_death_waits_only_for_its_session() -> Result<()> {
     let (leader, _standby, history, turn) = pair("killed").await?;
     let pod = turn.some_pod().await?;
     leader.kill().await?;

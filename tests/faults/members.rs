@@ -23,7 +23,7 @@ async fn the_death_of_the_member_that_leads_etcd_costs_no_key() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_member_that_hangs_for_longer_than_the_ttl_while_we_talk_to_it_costs_no_key() -> Result<()> {
+async fn connected_member_hanging_beyond_the_ttl_loses_no_key() -> Result<()> {
     let scene = Scene::of("etcd-hangs", 3, HANG_TTL).await?;
     scene.turn.etcd.make_leader(1).await?;
     let events = hang_first_member(&scene).await?;
@@ -126,7 +126,7 @@ async fn a_member_of_etcd_3_5_replaced_under_restarts_costs_no_key() -> Result<(
 /// When it wakes, a leader of etcd that has slept through its own replacement may revoke what others have renewed: it
 /// asks whether it still leads only if it has not ticked of late, and it has just ticked (seen with 3.6.15).
 #[tokio::test]
-async fn whatever_a_leader_of_etcd_that_hung_for_longer_than_the_ttl_revokes_is_put_back_at_once() -> Result<()> {
+async fn keys_revoked_by_a_hanging_etcd_leader_are_restored_at_once() -> Result<()> {
     let scene = Scene::of("etcd-leader-hangs", 3, HANG_TTL).await?;
     scene.turn.etcd.make_leader(0).await?;
     let events = hang_first_member(&scene).await?;
@@ -205,7 +205,7 @@ async fn all_members_restarted_at_once_cost_no_key() -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_etcd_that_hangs_for_longer_than_the_ttl_has_every_key_when_it_goes_on() -> Result<()> {
+async fn etcd_hanging_beyond_the_ttl_has_every_key_when_it_continues() -> Result<()> {
     let scene = Scene::of("etcd-paused", 1, 5).await?;
     let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
     etcd.member(0).stop()?;

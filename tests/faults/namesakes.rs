@@ -7,7 +7,7 @@ use crate::Scene;
 use crate::support::{pod, registration, wait_condition, wait_count, wait_in_sync, wait_keys};
 
 #[tokio::test]
-async fn services_whose_names_joined_by_hyphens_are_the_same_have_keys_of_their_own() -> Result<()> {
+async fn services_with_equal_hyphen_joined_names_have_separate_keys() -> Result<()> {
     let scene = Scene::of("joined", 1, 30).await?;
     let (bed, etcd, first) = (scene.turn.bed, &scene.turn.etcd, &scene.turn.namespace);
     // FIRST-y-z-p either way; and names of which one begins the other.

@@ -47,7 +47,7 @@ async fn over_peer_links(name: &str) -> Result<(Scene, usize)> {
 }
 
 #[tokio::test]
-async fn a_way_of_half_a_second_and_few_kilobytes_costs_no_key_and_delays_changes_by_little_more() -> Result<()> {
+async fn slow_narrow_link_loses_no_key_and_delays_changes_little() -> Result<()> {
     let (scene, links) = over_links("slow-way", 1).await?;
     let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
     let history = History::watch(etcd, &scene.turn.plain("orders"), 0).await?;
@@ -67,7 +67,7 @@ async fn a_way_of_half_a_second_and_few_kilobytes_costs_no_key_and_delays_change
 }
 
 #[tokio::test]
-async fn the_way_to_the_member_we_talk_to_going_dark_for_longer_than_the_ttl_costs_no_key() -> Result<()> {
+async fn silent_link_to_the_connected_member_beyond_the_ttl_loses_no_key() -> Result<()> {
     let (scene, links) = over_links("dark-way", 3).await?;
     let etcd = &scene.turn.etcd;
     let history = History::watch(etcd, &scene.turn.plain("orders"), 0).await?;
@@ -98,7 +98,7 @@ async fn connections_that_are_reset_again_and_again_cost_no_key() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_member_that_is_cut_off_from_the_others_while_we_talk_to_it_costs_no_key() -> Result<()> {
+async fn connected_member_partitioned_from_its_peers_loses_no_key() -> Result<()> {
     let (scene, cut_off) = over_peer_links("cut-off").await?;
     let etcd = &scene.turn.etcd;
     let from = etcd.revision().await? + 1;
@@ -115,7 +115,7 @@ async fn a_member_that_is_cut_off_from_the_others_while_we_talk_to_it_costs_no_k
 }
 
 #[tokio::test]
-async fn an_etcd_whose_members_reach_each_other_slowly_is_slow_and_costs_no_key() -> Result<()> {
+async fn slow_links_between_members_delay_etcd_and_lose_no_key() -> Result<()> {
     let (scene, _) = over_peer_links("slow-raft").await?;
     let etcd = &scene.turn.etcd;
     let history = History::watch(etcd, &scene.turn.plain("orders"), 0).await?;

@@ -39,7 +39,7 @@ async fn wait_metric(operator: &Operator, name: &str, wanted: f64) -> Result<()>
         SOON,
         || async {
             match operator.metric(name).await {
-                Ok(Some(told)) if (told - wanted).abs() < 0.5 => Ok(()),
+                Ok(Some(reported)) if (reported - wanted).abs() < 0.5 => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         },

@@ -1,4 +1,4 @@
-//! An operator that is paused, with nobody to stand in for it.
+//! An operator that is paused without a standby replica.
 
 use std::time::Instant;
 
@@ -8,10 +8,10 @@ use crate::Scene;
 use crate::support::wait_count;
 
 #[tokio::test]
-async fn keys_that_lapsed_while_the_only_operator_was_paused_are_back_as_soon_as_it_is() -> Result<()> {
+async fn keys_expired_while_the_only_operator_was_paused_return_with_it() -> Result<()> {
     let scene = Scene::of("paused", 1, 5).await?;
     scene.operator.stop()?;
-    // As promised: nobody renews them. Our own records and the leadership go too.
+    // As documented, leases expire that no replica renews. The operator's own records and the leader key expire, too.
     wait_count(&scene.turn.etcd, "", 0, std::time::Duration::from_secs(30)).await;
     scene.turn.namespace.set_ready("a", false).await?;
     scene.operator.cont()?;

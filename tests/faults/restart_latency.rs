@@ -17,7 +17,7 @@ const KEYS: usize = 80 * 16 * FORMATS;
 const BOUND: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn a_change_during_a_restart_among_ten_thousand_keys_is_written_at_once_and_alone() -> Result<()> {
+async fn change_during_a_restart_with_10000_keys_is_written_at_once_and_alone() -> Result<()> {
     let turn = Turn::take("latency", 1, 30).await?;
     let ports: Vec<_> = (0..PORTS)
         .map(|i| json!({"name": format!("p{i}"), "port": 9000 + i}))

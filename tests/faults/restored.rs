@@ -9,7 +9,7 @@ use crate::scene::CONVERGED;
 use crate::support::{SOON, pod};
 
 #[tokio::test]
-async fn an_etcd_restored_from_an_earlier_snapshot_is_adopted_anew() -> Result<()> {
+async fn etcd_restored_from_an_earlier_snapshot_is_reconciled() -> Result<()> {
     let scene = Scene::of("restored", 1, 30).await?;
     let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
     let before = scene.wait(&["a", "b", "c"]).await;
@@ -45,14 +45,13 @@ async fn an_etcd_restored_from_an_earlier_snapshot_is_adopted_anew() -> Result<(
 }
 
 #[tokio::test]
-async fn an_etcd_restored_as_another_cluster_to_the_time_of_an_earlier_process_is_served_by_the_present_one()
--> Result<()> {
+async fn etcd_restored_as_another_cluster_is_served_by_the_current_process() -> Result<()> {
     let scene = Scene::of("restored-anew", 1, 30).await?;
     let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
     let folder = testbed::Folder::new("snapshot")?;
     let snapshot = folder.path().join("snapshot.db");
     etcd.save(&snapshot).await?;
-    // The leader key in the snapshot is that of a process that is no more, on a session that nobody renews.
+    // The leader key in the snapshot belongs to a process that has ended, on a session that no process renews.
     scene.operator.restart().await?;
     scene.operator.wait_ready(SOON).await?;
     namespace.set_ready("a", false).await?;

@@ -90,7 +90,7 @@ impl Scene {
         self.wait_converged(Instant::now(), &["a", "b", "c"]).await.map(drop)
     }
 
-    /// Waits until all that can be told of trouble is told: the Registry with this reason.
+    /// Waits until the Registry, the registration and the metrics report the trouble, the Registry with this reason.
     pub async fn wait_trouble(&self, reason: &str) -> Result<()> {
         self.wait_registry("False", reason).await?;
         wait_condition(
@@ -104,7 +104,7 @@ impl Scene {
         self.wait_connected(false).await
     }
 
-    /// Waits until nothing is told of trouble, and that so many pods are registered.
+    /// Waits until none of them reports trouble and the registration reports this number of registered pods.
     pub async fn wait_well(&self, pods: u32) -> Result<()> {
         self.wait_registry("True", "Connected").await?;
         wait_in_sync(self.turn.namespace.objects(), "orders", pods).await;
@@ -114,9 +114,9 @@ impl Scene {
     /// Waits until the Registry says so.
     pub async fn wait_registry(&self, status: &str, reason: &str) -> Result<()> {
         let wanted = (status.to_owned(), reason.to_owned());
-        let told = |object: &serde_json::Value| condition(object, "Connected") == wanted;
+        let reported = |object: &serde_json::Value| condition(object, "Connected") == wanted;
         let registry = (API, "Registry", "default");
-        self.turn.bed.objects().wait(registry, told, SOON).await.map(drop)
+        self.turn.bed.objects().wait(registry, reported, SOON).await.map(drop)
     }
 
     /// Waits until the metric says so.
@@ -124,7 +124,7 @@ impl Scene {
         let wanted = Some(f64::from(u8::from(connected)));
         until("leasehold_connected to say so", SOON, || async {
             match self.operator.metric("leasehold_connected").await {
-                Ok(told) if told == wanted => Ok(()),
+                Ok(reported) if reported == wanted => Ok(()),
                 other => Err(format!("{other:?}")),
             }
         })

@@ -1,4 +1,4 @@
-//! Somebody else's hands on what is ours: leases revoked, bookkeeping removed, keys overwritten.
+//! A foreign client that changes the operator's data: leases revoked, records removed, keys overwritten.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use crate::Scene;
 use crate::support::{pod, registration, wait_in_sync, wait_keys};
 
 #[tokio::test]
-async fn leases_revoked_under_us_are_made_good_at_once_and_no_other_key_is_touched() -> Result<()> {
+async fn revoked_leases_are_replaced_at_once_and_no_other_key_is_touched() -> Result<()> {
     let scene = Scene::of("revoked", 1, 30).await?;
     let namespace = &scene.turn.namespace;
     // Another TTL, hence another lease.
@@ -54,7 +54,7 @@ async fn leases_revoked_under_us_are_made_good_at_once_and_no_other_key_is_touch
 }
 
 #[tokio::test]
-async fn bookkeeping_that_somebody_removes_is_made_good_and_costs_no_key() -> Result<()> {
+async fn removed_bookkeeping_is_restored_and_loses_no_key() -> Result<()> {
     let scene = Scene::of("records", 1, 5).await?;
     let (etcd, namespace) = (&scene.turn.etcd, &scene.turn.namespace);
     let mut client = etcd.client().await?;
@@ -62,7 +62,7 @@ async fn bookkeeping_that_somebody_removes_is_made_good_and_costs_no_key() -> Re
     for key in records.keys().filter(|key| key.contains("/leases/")) {
         client.delete(key.as_str(), None).await.expect("etcd takes it");
     }
-    // Longer than the TTL: keys on a lease that nobody renews would be gone.
+    // Longer than the TTL: keys on a lease that is not renewed would be gone.
     tokio::time::sleep(std::time::Duration::from_secs(8)).await;
     scene.wait(&["a", "b", "c"]).await;
     // A stranger overwrites a key, which takes it off our lease.

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 /// A client that watches one pod and writes what it says under one key.
 pub struct Control {
-    heard: mpsc::UnboundedReceiver<Instant>,
+    observed: mpsc::UnboundedReceiver<Instant>,
     end: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -28,7 +28,7 @@ impl Control {
         (namespace, name): (String, &'static str),
         key: String,
     ) -> Self {
-        let (told, mut heard) = mpsc::unbounded_channel();
+        let (reported, mut observed) = mpsc::unbounded_channel();
         let end = Arc::new(AtomicBool::new(false));
         let asked = end.clone();
         let run = move || {
@@ -41,7 +41,7 @@ impl Control {
                 let pod = pods.get(name).await.expect("the pod is there");
                 let mut version = pod.metadata.resource_version.clone().expect("a version");
                 let mut known = is_ready(&pod);
-                let _ = told.send(Instant::now());
+                let _ = reported.send(Instant::now());
                 while !asked.load(Ordering::Relaxed) {
                     let only = WatchParams::default()
                         .fields(&format!("metadata.name={name}"))
@@ -57,7 +57,7 @@ impl Control {
                         let WatchEvent::Modified(pod) = event else { continue };
                         version = pod.metadata.resource_version.clone().expect("a version");
                         if std::mem::replace(&mut known, is_ready(&pod)) != is_ready(&pod) {
-                            let _ = told.send(Instant::now());
+                            let _ = reported.send(Instant::now());
                             etcd.put(key.as_str(), version.as_str(), None)
                                 .await
                                 .expect("etcd takes it");
@@ -70,13 +70,13 @@ impl Control {
         let thread = std::thread::Builder::new().name("control".to_owned()).spawn(run);
         let thread = Some(thread.expect("a thread starts"));
         // It knows the pod, and misses nothing from now on.
-        heard.recv().await.expect("the control works");
-        Self { heard, end, thread }
+        observed.recv().await.expect("the control works");
+        Self { observed, end, thread }
     }
 
-    /// When the pod was next heard to be ready, or no longer so.
-    pub async fn heard(&mut self) -> Instant {
-        self.heard.recv().await.expect("the control works")
+    /// When the control next observes that the pod is ready, or no longer ready.
+    pub async fn observed(&mut self) -> Instant {
+        self.observed.recv().await.expect("the control works")
     }
 }
 

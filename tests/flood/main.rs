@@ -1,7 +1,7 @@
 //! One tenant's flood beside a quiet one: how long the quiet one's pod takes to its key, alone and beside a thousand
 //! registrations whose pods flap as fast as a client can make them.
 //!
-//! All servers share this machine with the operator, so a flood makes everybody slower. Beside the operator works a
+//! All servers share this machine with the operator, so a flood makes all of them slower. Beside the operator works a
 //! [`control`]: a plain client that watches the same pod and writes one key of its own. What the operator adds to the
 //! control's delay is its own.
 //!

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 pub struct Try {
     /// The apiserver had taken it.
     pub taken: Instant,
-    /// The control had heard of it.
-    pub heard: Instant,
+    /// The control had observed it.
+    pub observed: Instant,
     /// The operator's key had changed.
     pub operator: Instant,
     /// The control's key had changed.
@@ -45,12 +45,12 @@ impl fmt::Display for Times {
 pub struct Numbers {
     /// From the apiserver's answer to the operator's key.
     pub ready_to_key: Times,
-    /// From the news, as the control heard it, to the operator's key.
+    /// From the event, when the control observes it, to the operator's key.
     pub operator: Times,
-    /// From the news to the control's key.
+    /// From the event to the control's key.
     pub control: Times,
-    /// From the apiserver's answer to the news.
-    pub news: Times,
+    /// From the apiserver's answer to the event.
+    pub delivery: Times,
 }
 
 impl Numbers {
@@ -65,9 +65,9 @@ impl Numbers {
         };
         Self {
             ready_to_key: between(|one| one.taken, |one| one.operator),
-            operator: between(|one| one.heard, |one| one.operator),
-            control: between(|one| one.heard, |one| one.control),
-            news: between(|one| one.taken, |one| one.heard),
+            operator: between(|one| one.observed, |one| one.operator),
+            control: between(|one| one.observed, |one| one.control),
+            delivery: between(|one| one.taken, |one| one.observed),
         }
     }
 }
@@ -75,7 +75,7 @@ impl Numbers {
 impl fmt::Display for Numbers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  apiserver -> key of the operator  {}", self.ready_to_key)?;
-        writeln!(f, "  apiserver -> news                 {}", self.news)?;
+        writeln!(f, "  apiserver -> news                 {}", self.delivery)?;
         writeln!(f, "  news -> key of the operator       {}", self.operator)?;
         write!(f, "  news -> key of the control        {}", self.control)
     }

@@ -77,12 +77,12 @@ impl Tenants {
         self.changes += 1;
         self.quiet.set_ready("p", at % 2 == 1).await?;
         let taken = Instant::now();
-        let heard = self.control.heard().await;
+        let observed = self.control.observed().await;
         self.keys.wait_for(|events| events.len() > at, patience).await?;
         self.controls.wait_for(|events| events.len() > at, patience).await?;
         Ok(Try {
             taken,
-            heard,
+            observed,
             operator: self.keys.arrivals()[at].0,
             control: self.controls.arrivals()[at].0,
         })

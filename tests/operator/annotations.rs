@@ -192,7 +192,7 @@ async fn registration_of_a_user_is_left_alone_and_the_service_has_an_event() -> 
 }
 
 #[tokio::test]
-async fn invalid_annotations_leave_what_is_registered_and_the_service_has_an_event() -> Result<()> {
+async fn invalid_annotations_keep_the_registration_and_emit_a_service_event() -> Result<()> {
     let namespace = bed().await.namespace("annotated-wrong").await?;
     let objects = namespace.objects();
     namespace.create_pod(&pod("a", "orders").ip("10.9.8.5")).await?;
@@ -234,7 +234,7 @@ async fn invalid_annotations_leave_what_is_registered_and_the_service_has_an_eve
 }
 
 #[tokio::test]
-async fn p10_annotations_reach_no_prefix_that_a_registration_may_not_and_change_the_registry() -> Result<()> {
+async fn p10_annotations_reach_only_allowed_prefixes_and_may_change_registry() -> Result<()> {
     let bed = bed().await;
     let etcd = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
     let namespace = bed.namespace("annotated-rules").await?;

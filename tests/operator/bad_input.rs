@@ -26,7 +26,7 @@ async fn a_missing_registry_is_named_and_used_as_soon_as_it_is_there() -> Result
 }
 
 #[tokio::test]
-async fn a_port_that_some_pods_lack_is_told_and_the_other_pods_are_registered() -> Result<()> {
+async fn port_missing_on_some_pods_is_reported_and_others_are_registered() -> Result<()> {
     let namespace = bed().await.namespace("no-port").await?;
     namespace.apply(registration("orders", &json!({}))).await?;
     namespace.create_pod(&pod("with", "orders")).await?;
@@ -41,7 +41,7 @@ async fn a_port_that_some_pods_lack_is_told_and_the_other_pods_are_registered() 
 }
 
 #[tokio::test]
-async fn a_port_that_no_pod_has_is_told() -> Result<()> {
+async fn port_missing_on_all_pods_is_reported() -> Result<()> {
     let namespace = bed().await.namespace("nobodys-port").await?;
     namespace
         .apply(registration("orders", &json!({"ports": [{"name": "nope"}]})))
@@ -53,7 +53,7 @@ async fn a_port_that_no_pod_has_is_told() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_prefix_that_overlaps_the_bookkeeping_is_refused_and_what_was_there_stays() -> Result<()> {
+async fn prefix_overlapping_the_bookkeeping_is_rejected_and_old_keys_stay() -> Result<()> {
     let namespace = bed().await.namespace("reserved").await?;
     let etcd = bed().await.registry();
     let reserved = json!({"formats": [{"type": "Plain", "plain": {"prefix": "/leasehold/mine"}}]});
@@ -96,7 +96,7 @@ async fn a_name_of_no_length_is_refused_at_the_door() -> Result<()> {
 }
 
 #[tokio::test]
-async fn labels_of_other_alphabets_are_refused_at_the_door_and_odd_facts_arrive_unharmed() -> Result<()> {
+async fn non_ascii_labels_are_rejected_and_unusual_attributes_are_preserved() -> Result<()> {
     let namespace = bed().await.namespace("unicode").await?;
     let selector = json!({"selector": {"matchLabels": {"app": "überraschung"}}});
     let error = namespace
@@ -122,7 +122,7 @@ async fn labels_of_other_alphabets_are_refused_at_the_door_and_odd_facts_arrive_
 }
 
 #[tokio::test]
-async fn a_pod_without_labels_is_nobody_s_and_one_with_300_ports_is_registered() -> Result<()> {
+async fn pod_without_labels_is_ignored_and_pod_with_300_ports_is_registered() -> Result<()> {
     let namespace = bed().await.namespace("odd-pods").await?;
     namespace
         .apply(registration("orders", &json!({"ports": [{"name": "p299"}]})))
@@ -140,7 +140,7 @@ async fn a_pod_without_labels_is_nobody_s_and_one_with_300_ports_is_registered()
 }
 
 #[tokio::test]
-async fn a_weight_that_is_no_number_is_told_and_the_registration_s_is_used() -> Result<()> {
+async fn non_numeric_weight_is_reported_and_registration_weight_is_used() -> Result<()> {
     let namespace = bed().await.namespace("weight").await?;
     let prefix = format!("/weight/{}/", namespace.name());
     let formats = json!([{"type": "Plain", "plain": {"value": "JSON", "prefix": prefix.trim_end_matches('/')}}]);

@@ -24,14 +24,14 @@ fn custom(record_format: &str, prefix: &str) -> Value {
 /// Waits until a RecordFormat's Accepted has this status and reason, and returns the object.
 async fn wait_accepted(name: &str, status: &str, reason: &str) -> Value {
     let wanted = (status.to_owned(), reason.to_owned());
-    let told = |object: &Value| {
+    let reported = |object: &Value| {
         condition(object, "Accepted") == wanted
             && object["status"]["observedGeneration"] == object["metadata"]["generation"]
     };
     let found = bed()
         .await
         .objects()
-        .wait((API, "RecordFormat", name), told, SOON)
+        .wait((API, "RecordFormat", name), reported, SOON)
         .await;
     found.unwrap_or_else(|error| panic!("waiting for {name} to be {status} {reason}: {error}"))
 }
@@ -58,8 +58,8 @@ async fn the_shipped_record_formats_write_what_their_consumers_read() -> Result<
     for object in shipped {
         let name = object["metadata"]["name"].as_str().expect("a name").to_owned();
         bed.objects().apply(object).await?;
-        let told = wait_accepted(&name, "True", "Accepted").await;
-        let preview = &told["status"]["preview"][0];
+        let reported = wait_accepted(&name, "True", "Accepted").await;
+        let preview = &reported["status"]["preview"][0];
         let key = preview["key"].as_str().expect("a key");
         assert!(
             key.starts_with("/services/shop/orders/") && key.ends_with("/orders-7d9f-abcde"),
@@ -136,8 +136,8 @@ async fn a_broken_or_deleted_record_format_keeps_what_is_there_and_says_why() ->
         .await?;
     namespace.create_pod(&pod("a", "orders").ip("10.9.7.2")).await?;
     let objects = namespace.objects();
-    let told = wait_condition(objects, "orders", "Accepted", "False", "RecordFormatNotFound").await;
-    assert!(message(&told, "Accepted").contains("there is no RecordFormat \"breaking\": create it"));
+    let reported = wait_condition(objects, "orders", "Accepted", "False", "RecordFormatNotFound").await;
+    assert!(message(&reported, "Accepted").contains("there is no RecordFormat \"breaking\": create it"));
 
     let key = "{{ prefix }}/{{ id }}";
     bed.objects()
@@ -153,13 +153,13 @@ async fn a_broken_or_deleted_record_format_keeps_what_is_there_and_says_why() ->
         .apply(record_format("breaking", key, "[\n  {{ hostPrt }}]"))
         .await?;
     let mistake = "alue of the record \"endpoint\", line 2, column 6: hostPrt is undefined";
-    let told = wait_accepted("breaking", "False", "InvalidTemplate").await;
-    assert!(message(&told, "Accepted").contains(mistake), "{told}");
-    assert_eq!(told["status"]["preview"], Value::Null);
+    let reported = wait_accepted("breaking", "False", "InvalidTemplate").await;
+    assert!(message(&reported, "Accepted").contains(mistake), "{reported}");
+    assert_eq!(reported["status"]["preview"], Value::Null);
     let about = ("RecordFormat", "breaking");
     wait_event(&bed.objects(), about, "InvalidTemplate", mistake).await?;
-    let told = wait_condition(objects, "orders", "Accepted", "False", "RecordFormatUnusable").await;
-    assert!(message(&told, "Accepted").contains(mistake), "{told}");
+    let reported = wait_condition(objects, "orders", "Accepted", "False", "RecordFormatUnusable").await;
+    assert!(message(&reported, "Accepted").contains(mistake), "{reported}");
     history.assert_silent().await;
     // New pods are written as those before.
     namespace.create_pod(&pod("b", "orders").ip("10.9.7.3")).await?;
@@ -199,7 +199,7 @@ async fn a_broken_or_deleted_record_format_keeps_what_is_there_and_says_why() ->
 }
 
 #[tokio::test]
-async fn a_template_that_would_leave_its_prefix_or_share_keys_is_refused_with_the_cause() -> Result<()> {
+async fn template_leaving_its_prefix_or_sharing_keys_is_rejected_with_cause() -> Result<()> {
     let bed = bed().await;
     for (name, key, reason, cause) in [
         (
@@ -228,8 +228,8 @@ async fn a_template_that_would_leave_its_prefix_or_share_keys_is_refused_with_th
         ),
     ] {
         bed.objects().apply(record_format(name, key, "1")).await?;
-        let told = wait_accepted(name, "False", reason).await;
-        assert!(message(&told, "Accepted").contains(cause), "{told}");
+        let reported = wait_accepted(name, "False", reason).await;
+        assert!(message(&reported, "Accepted").contains(cause), "{reported}");
     }
     // The prefix itself may not reach the operator's own records.
     bed.objects()
@@ -244,7 +244,7 @@ async fn a_template_that_would_leave_its_prefix_or_share_keys_is_refused_with_th
 }
 
 #[tokio::test]
-async fn pods_that_share_a_key_after_all_are_a_conflict_and_the_first_one_keeps_it() -> Result<()> {
+async fn pods_sharing_a_key_are_a_conflict_and_the_first_one_keeps_it() -> Result<()> {
     let bed = bed().await;
     let namespace = bed.namespace("sharing").await?;
     let key = "{{ prefix }}/{{ pod | replace('x', '') }}";

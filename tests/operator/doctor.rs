@@ -23,9 +23,9 @@ fn doctor(bed: &Bed, registry: &str, more: &[&str]) -> (Option<i32>, Vec<(String
         .args(more)
         .output()
         .expect("leasehold is there");
-    let told: Value = serde_json::from_slice(&output.stdout)
+    let reported: Value = serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)));
-    let chapters = told["chapters"].as_array().expect("chapters").iter();
+    let chapters = reported["chapters"].as_array().expect("chapters").iter();
     let findings = chapters.flat_map(|chapter| chapter["findings"].as_array().expect("findings"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let findings = findings.map(|finding| (text(&finding["grade"]), text(&finding["what"])));
@@ -52,14 +52,14 @@ async fn the_doctor_finds_nothing_where_all_is_well_and_names_what_is_not() -> R
     })
     .await?;
     assert_eq!(code, Some(0));
-    for told in [
+    for reported in [
         "kube-apiserver v1.",
         "serviceregistrations.leasehold.dev is defined",
         "leases of 15 s are granted",
     ] {
         assert!(
-            findings.iter().any(|(_, what)| what.contains(told)),
-            "{told}: {findings:?}"
+            findings.iter().any(|(_, what)| what.contains(reported)),
+            "{reported}: {findings:?}"
         );
     }
 
@@ -92,10 +92,10 @@ async fn the_doctor_finds_nothing_where_all_is_well_and_names_what_is_not() -> R
         "create tokenreviews",
         "create subjectaccessreviews",
     ] {
-        let told = format!("system:serviceaccount:default:nobody may not {right}:");
+        let reported = format!("system:serviceaccount:default:nobody may not {right}:");
         assert!(
-            findings.iter().any(|(_, what)| what.contains(&told)),
-            "{told}: {findings:?}"
+            findings.iter().any(|(_, what)| what.contains(&reported)),
+            "{reported}: {findings:?}"
         );
     }
 
@@ -144,15 +144,15 @@ async fn endpoints_that_cannot_be_used_are_named_by_the_doctor_and_connected() -
 
     let (code, findings) = doctor(bed, "mixed", &[]);
     assert_eq!(code, Some(2), "two clusters are a problem");
-    let told = |words: &str| findings.iter().any(|(_, what)| what.contains(words));
-    assert!(told(&said[0]) && told(&said[2]), "{findings:?}");
-    assert!(told("2 different etcd clusters"), "{findings:?}");
-    assert!(told("leases of 15 s are granted"), "{findings:?}");
+    let reported = |words: &str| findings.iter().any(|(_, what)| what.contains(words));
+    assert!(reported(&said[0]) && reported(&said[2]), "{findings:?}");
+    assert!(reported("2 different etcd clusters"), "{findings:?}");
+    assert!(reported("leases of 15 s are granted"), "{findings:?}");
     bed.objects().delete(API, "Registry", "mixed").await
 }
 
 #[tokio::test]
-async fn an_etcd_that_is_gone_is_a_problem_and_so_is_a_registration_that_complains_a_warning() -> Result<()> {
+async fn unreachable_etcd_is_a_problem_and_rejected_registration_a_warning() -> Result<()> {
     let bed = crate::bed().await;
     let namespace = bed.namespace("doctor").await?;
     bed.create_registry("gone", &["http://127.0.0.1:1".to_owned()], 15)
@@ -166,9 +166,9 @@ async fn an_etcd_that_is_gone_is_a_problem_and_so_is_a_registration_that_complai
         .await?;
     until("the doctor to tell of both", SOON, || async {
         let (code, findings) = doctor(bed, "gone", &[]);
-        let tells = |grade: &str, text: &str| findings.iter().any(|(g, what)| g == grade && what.contains(text));
-        let both = tells("problem", "etcd is unreachable at http://127.0.0.1:1")
-            && tells("warning", "/greedy: The prefix /leasehold/x/");
+        let reports = |grade: &str, text: &str| findings.iter().any(|(g, what)| g == grade && what.contains(text));
+        let both = reports("problem", "etcd is unreachable at http://127.0.0.1:1")
+            && reports("warning", "/greedy: The prefix /leasehold/x/");
         if both && code == Some(2) {
             Ok(())
         } else {

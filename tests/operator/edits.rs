@@ -9,7 +9,7 @@ use testbed::{EtcdCluster, History, Namespace, Objects, Result, until};
 use crate::bed;
 use crate::support::{
     API, SOON, assert_never_fewer, condition, message, pod, registration, wait_condition, wait_count, wait_in_sync,
-    wait_keys, wait_told,
+    wait_keys, wait_reported,
 };
 
 const PODS: [&str; 3] = ["a", "b", "c"];
@@ -45,12 +45,12 @@ async fn wait_recorded(objects: &Objects, name: &str) -> Result<()> {
 
 /// Waits until the condition Synced of `orders` is False for this reason, says that the old place is kept, and this.
 async fn wait_kept(objects: &Objects, name: &str, reason: &str, words: &[&str]) {
-    let told = |object: &Value| {
+    let reported = |object: &Value| {
         let text = message(object, "Synced");
         condition(object, "Synced") == ("False".to_owned(), reason.to_owned())
             && words.iter().all(|word| text.contains(word))
     };
-    let found = objects.wait((API, "ServiceRegistration", name), told, SOON).await;
+    let found = objects.wait((API, "ServiceRegistration", name), reported, SOON).await;
     found.unwrap_or_else(|error| panic!("waiting for {name} to tell {reason} and {words:?}: {error}"));
 }
 
@@ -171,13 +171,13 @@ async fn an_edit_that_leaves_nothing_to_write_keeps_the_service() -> Result<()> 
             "weight 0",
         ),
     ];
-    for (edit, told) in cases {
+    for (edit, reported) in cases {
         let mut spec = plain();
         for (field, value) in edit.as_object().expect("fields") {
             spec[field] = value.clone();
         }
         namespace.apply(registration("orders", &spec)).await?;
-        wait_kept(objects, "orders", "EndpointsRefused", &["3 pods", &old, told]).await;
+        wait_kept(objects, "orders", "EndpointsRefused", &["3 pods", &old, reported]).await;
     }
     namespace.apply(registration("orders", &plain())).await?;
     wait_in_sync(objects, "orders", 3).await;
@@ -240,7 +240,7 @@ async fn wait_data(etcd: &EtcdCluster, count: usize) -> Result<()> {
 }
 
 #[tokio::test]
-async fn an_old_registration_edited_onto_a_shared_root_takes_nobody_s_keys_away() -> Result<()> {
+async fn registration_edited_onto_a_shared_root_removes_no_key_of_others() -> Result<()> {
     const TENANTS: usize = 30;
     let etcd = EtcdCluster::temporary(testbed::EtcdVersion::default(), 1).await?;
     let prefixes = [
@@ -297,21 +297,21 @@ async fn an_old_registration_edited_onto_a_shared_root_takes_nobody_s_keys_away(
     mine.create_pod(&pod("p", "mine")).await?;
     mine.apply(of_here("inside", inside)).await?;
     let object = wait_condition(mine.objects(), "inside", "Conflict", "True", "FormatsClash").await;
-    let told = message(&object, "Conflict");
+    let reported = message(&object, "Conflict");
     assert!(
-        told.contains("consumers of Traefik") && told.contains("traefik/"),
-        "{told}"
+        reported.contains("consumers of Traefik") && reported.contains("traefik/"),
+        "{reported}"
     );
     let data: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
     let data: Vec<&String> = data.iter().filter(|event| !event.contains(" /leasehold/")).collect();
     assert!(data.is_empty(), "{data:?}");
-    wait_told(others.objects(), "t0", "InSync", (3, 3)).await;
+    wait_reported(others.objects(), "t0", "InSync", (3, 3)).await;
     wait_count(&etcd, "traefik/", 3 * TENANTS, SOON).await;
     bed().await.objects().delete(API, "Registry", "edit-root").await
 }
 
 #[tokio::test]
-async fn an_edit_to_where_the_rules_deny_keeps_the_service_and_what_an_admin_takes_back_goes() -> Result<()> {
+async fn denied_edit_keeps_old_keys_and_a_withdrawn_prefix_removes_them() -> Result<()> {
     let etcd = EtcdCluster::temporary(testbed::EtcdVersion::default(), 1).await?;
     let rule = async |prefixes: &[&str]| {
         let rules = json!([{"name": "tenants", "namespaceSelector": {}, "prefixes": prefixes}]);

@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn plain_json_tells_all_that_is_known_of_an_endpoint() -> Result<()> {
+async fn plain_json_contains_every_known_field_of_an_endpoint() -> Result<()> {
     let namespace = bed().await.namespace("json").await?;
     let prefix = format!("/json/{}/", namespace.name());
     let spec = json!({
@@ -103,7 +103,7 @@ async fn a_named_port_is_looked_up_in_each_pod() -> Result<()> {
     Ok(())
 }
 
-/// Every format, each in its own place below names that nobody else uses.
+/// Every format, each below a prefix of its own that no other test uses.
 fn everything(service: &str) -> Value {
     json!({
         "serviceName": service,
@@ -129,8 +129,8 @@ fn everything(service: &str) -> Value {
     })
 }
 
-/// The number under which Traefik finds the server of a pod: FNV-1a of namespace, pod, port and what is told beside
-/// the address.
+/// The number under which Traefik finds the server of a pod: FNV-1a of namespace, pod, port and the fields beside the
+/// address.
 fn server(namespace: &str, pod: &str, port: &str, fields: &str) -> u64 {
     let text = format!("{namespace}\0{pod}\0{port}\0{fields}\0");
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -264,7 +264,7 @@ async fn one_registration_writes_all_formats_and_nothing_else_as_one() -> Result
 }
 
 #[tokio::test]
-async fn what_a_consumer_cannot_express_is_told_and_concerns_that_pod_and_format_only() -> Result<()> {
+async fn unsupported_value_is_reported_for_that_pod_and_format_only() -> Result<()> {
     let namespace = bed().await.namespace("no-share").await?;
     let (etcd, service) = (bed().await.registry(), format!("{}-ns", namespace.name()));
     let spec = json!({"serviceName": service, "formats": [{"type": "Plain"}, {"type": "Kitex"}]});
@@ -314,7 +314,7 @@ async fn of_a_dual_stack_pod_each_registration_writes_the_address_of_its_family(
 }
 
 #[tokio::test]
-async fn of_a_dual_stack_pod_a_registration_of_both_families_writes_both_addresses() -> Result<()> {
+async fn dual_stack_registration_writes_both_addresses_of_a_pod() -> Result<()> {
     let namespace = bed().await.namespace("both").await?;
     let (etcd, domain) = (bed().await.registry(), format!("{}.example.org", namespace.name()));
     let spec = |families: &[&str]| {
@@ -369,8 +369,7 @@ async fn of_a_dual_stack_pod_a_registration_of_both_families_writes_both_address
 }
 
 #[tokio::test]
-async fn a_format_whose_keys_another_registration_s_consumers_would_read_stands_aside_until_that_is_gone() -> Result<()>
-{
+async fn overlapping_format_is_suppressed_until_the_other_one_is_deleted() -> Result<()> {
     let namespace = bed().await.namespace("clash").await?;
     let (root, etcd) = (namespace.name().to_owned(), bed().await.registry());
     let selector = json!({"matchLabels": {"app": "orders"}});

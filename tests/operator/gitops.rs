@@ -212,7 +212,7 @@ async fn kubectl(bed: &Bed, args: &[&str], manifest: &str) -> Output {
 }
 
 #[tokio::test]
-async fn an_applied_manifest_shows_no_difference_and_changes_nothing_when_it_is_applied_again() -> Result<()> {
+async fn applied_manifest_has_no_diff_and_changes_nothing_when_reapplied() -> Result<()> {
     let bed = bed().await;
     for mode in [&["--server-side"][..], &[]] {
         let namespace = bed.namespace("gitops-diff").await?;

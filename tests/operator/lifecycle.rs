@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn the_status_tells_every_endpoint_that_is_in_etcd_with_its_keys() -> Result<()> {
+async fn status_lists_every_registered_endpoint_with_its_keys() -> Result<()> {
     let namespace = bed().await.namespace("status").await?;
     let spec = json!({
         "serviceName": "orders-v2",
@@ -196,9 +196,9 @@ async fn a_registry_says_that_it_is_connected_and_to_what() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_registry_that_nobody_answers_says_so_and_its_registrations_too() -> Result<()> {
+async fn unreachable_registry_is_reported_by_it_and_its_registrations() -> Result<()> {
     let bed = bed().await;
-    // Reserved, so that nobody listens there.
+    // Reserved, so that no server listens there.
     let port = testbed::process::Port::reserve()?;
     bed.create_registry("nobody-there", &[port.http()], 30).await?;
     let namespace = bed.namespace("nobody-there").await?;

@@ -54,13 +54,15 @@ async fn wait_attributes(prefix: &str, endpoint: &str, expected: &Value) -> Resu
 /// Waits until `Accepted` says that `labels` and nothing else may not be published.
 async fn wait_denied(namespace: &Namespace, name: &str, labels: &str) {
     let words = format!("does not allow registrations to publish the labels {labels} of nodes");
-    let is_told = |object: &Value| {
-        let told = message(object, "Accepted");
-        condition(object, "Accepted").1 == "AccessDenied" && told.contains(&words) && told.contains("spec.nodeLabels")
+    let is_reported = |object: &Value| {
+        let reported = message(object, "Accepted");
+        condition(object, "Accepted").1 == "AccessDenied"
+            && reported.contains(&words)
+            && reported.contains("spec.nodeLabels")
     };
     let found = namespace
         .objects()
-        .wait((API, "ServiceRegistration", name), is_told, SOON)
+        .wait((API, "ServiceRegistration", name), is_reported, SOON)
         .await;
     found.unwrap_or_else(|error| panic!("waiting for {words}: {error}"));
 }

@@ -6,11 +6,11 @@ use testbed::{EtcdCluster, EtcdConfig, EtcdVersion, History, Namespace, Result};
 use crate::bed;
 use crate::support::{
     API, SOON, condition, message, plain_prefix, pod, registration, wait_condition, wait_count, wait_event,
-    wait_in_sync, wait_keys, wait_told,
+    wait_in_sync, wait_keys, wait_reported,
 };
 
 #[tokio::test]
-async fn p10_an_etcd_that_hangs_or_is_gone_holds_nobody_else_up() -> Result<()> {
+async fn p10_hanging_or_dead_etcd_does_not_block_other_registries() -> Result<()> {
     let bed = bed().await;
     let hanging = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
     bed.create_registry("p10-hanging", &hanging.endpoints(), 30).await?;
@@ -73,7 +73,7 @@ async fn p10_a_key_that_cannot_be_had_holds_up_no_other() -> Result<()> {
     let held = wait_keys(etcd, &prefix, &names).await;
     let theirs = held.values().filter(|held| held.value == "theirs").count();
     assert_eq!(theirs, 5);
-    wait_told(namespace.objects(), "orders", "KeysHeld", (5, 10)).await;
+    wait_reported(namespace.objects(), "orders", "KeysHeld", (5, 10)).await;
     Ok(())
 }
 
@@ -154,10 +154,10 @@ async fn p10_no_registration_takes_the_leader_key_of_any_registry() -> Result<()
     // In the bookkeeping of a Registry that is there.
     namespace.apply(at("thief", "p10-first")).await?;
     let object = wait_condition(namespace.objects(), "thief", "Accepted", "False", "PrefixReserved").await;
-    let told = message(&object, "Accepted");
+    let reported = message(&object, "Accepted");
     assert!(
-        told.contains("the metaPrefix /meta-p10-first/ of the Registry \"p10-first\" overlap"),
-        "{told}"
+        reported.contains("the metaPrefix /meta-p10-first/ of the Registry \"p10-first\" overlap"),
+        "{reported}"
     );
 
     // In that of one that comes later: its leader key is taken when it does.
@@ -231,7 +231,7 @@ async fn p10_the_largest_record_sets_are_written_and_hold_up_no_other() -> Resul
 }
 
 #[tokio::test]
-async fn p10_record_sets_that_etcd_rejects_are_told_with_numbers_and_hold_up_no_other() -> Result<()> {
+async fn p10_rejected_record_sets_are_reported_with_sizes_and_block_no_other() -> Result<()> {
     let bed = bed().await;
     bed.objects().apply(huge()).await?;
     // Less than the records of one pod have, and less than the operator otherwise writes at a time.

@@ -8,7 +8,7 @@ use testbed::{Bed, EtcdCluster, EtcdVersion, Event, History, Namespace, Objects,
 
 use crate::bed;
 use crate::support::{
-    API, SOON, condition, message, pod, registration, wait_condition, wait_in_sync, wait_keys, wait_told,
+    API, SOON, condition, message, pod, registration, wait_condition, wait_in_sync, wait_keys, wait_reported,
 };
 
 /// A Registry with rules.
@@ -98,13 +98,13 @@ fn rule(name: &str, labels: &Value, prefixes: &[&str]) -> Value {
     json!({"name": name, "namespaceSelector": {"matchLabels": labels}, "prefixes": prefixes})
 }
 
-/// Waits until a registration is told that it may not do all that it asks for, in these words among others.
+/// Waits until a registration reports `AccessDenied` in a message that contains these words.
 async fn wait_denied(objects: &Objects, name: &str, words: &[&str]) {
-    let told = |object: &Value| {
-        let told = message(object, "Accepted");
-        condition(object, "Accepted").1 == "AccessDenied" && words.iter().all(|word| told.contains(word))
+    let reported = |object: &Value| {
+        let reported = message(object, "Accepted");
+        condition(object, "Accepted").1 == "AccessDenied" && words.iter().all(|word| reported.contains(word))
     };
-    let found = objects.wait((API, "ServiceRegistration", name), told, SOON).await;
+    let found = objects.wait((API, "ServiceRegistration", name), reported, SOON).await;
     found.unwrap_or_else(|error| panic!("waiting for {name} to be told {words:?}: {error}"));
 }
 
@@ -205,10 +205,10 @@ async fn p10_whatever_a_tenant_writes_nothing_leaves_its_prefix() -> Result<()> 
         );
         let object = object.await?;
         if condition(&object, "Accepted").1 == "AccessDenied" {
-            let told = message(&object, "Accepted");
+            let reported = message(&object, "Accepted");
             assert!(
-                told.contains("the rule tenants") || told.contains("may be taken for another one"),
-                "{spec}: {told}"
+                reported.contains("the rule tenants") || reported.contains("may be taken for another one"),
+                "{spec}: {reported}"
             );
             denied += 1;
         }
@@ -341,8 +341,8 @@ async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Resul
         }
         tenant.apply(ruled.registration(service, &json!({}))).await?;
         let reason = if service == "zebra" { "InSync" } else { "QuotaExceeded" };
-        wait_told(tenant.objects(), service, reason, wait).await;
-        // Ages are told in seconds.
+        wait_reported(tenant.objects(), service, reason, wait).await;
+        // Creation times have a resolution of one second, and the older registration has precedence.
         let object = tenant
             .objects()
             .get(API, "ServiceRegistration", service)
@@ -363,12 +363,15 @@ async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Resul
         .get(API, "ServiceRegistration", "apple")
         .await?
         .expect("it is there");
-    let told = message(&apple, "Synced");
-    assert!(told.contains("the rule few") && told.contains("3 keys"), "{told}");
+    let reported = message(&apple, "Synced");
+    assert!(
+        reported.contains("the rule few") && reported.contains("3 keys"),
+        "{reported}"
+    );
     let history = History::watch(&ruled.etcd, &prefix, 0).await?;
     // Another pod of the older registration waits, and so does one whose name comes first.
     tenant.create_pod(&pod("a-zebra", "zebra")).await?;
-    wait_told(tenant.objects(), "zebra", "QuotaExceeded", (2, 3)).await;
+    wait_reported(tenant.objects(), "zebra", "QuotaExceeded", (2, 3)).await;
     history.assert_silent().await;
     ruled.rule(&at_most(2)).await?;
     wait_keys(&ruled.etcd, &prefix, &["zebra/zebra-0", "zebra/zebra-1"]).await;
@@ -379,7 +382,7 @@ async fn p10_a_namespace_has_as_many_keys_as_it_may_and_the_same_ones() -> Resul
         &["a-zebra", "zebra-0", "zebra-1"],
     )
     .await;
-    wait_told(tenant.objects(), "apple", "QuotaExceeded", (1, 2)).await;
+    wait_reported(tenant.objects(), "apple", "QuotaExceeded", (1, 2)).await;
     ruled.end().await
 }
 
@@ -411,7 +414,7 @@ async fn latencies(
 #[tokio::test]
 async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     const TRIES: usize = 30;
-    // So slow that what is measured is who waits for whom, and not how busy this machine is.
+    // Slow enough that the times show whether one tenant waits for another, and not how busy this machine is.
     let slow = json!({"keysPerSecond": 200});
     let all = json!([{"name": "all", "namespaceSelector": {}}]);
     let ruled = Ruled::limited("p10-flood", &all, "Off", slow).await?;
@@ -435,8 +438,8 @@ async fn p10_one_tenant_s_flood_does_not_hold_up_another() -> Result<()> {
     for first in (0..1000).step_by(20) {
         futures::future::try_join_all((first..first + 20).map(apply)).await?;
     }
-    // Each pod comes or goes before what the one before has brought about is done: there are always hundreds of keys
-    // to write, and seconds to wait for whoever would have to wait for them all.
+    // Each change comes before the keys of the previous one are written: hundreds of keys are always waiting, and a
+    // tenant that had to wait for all of them would wait for seconds.
     let storm = async {
         for round in 0.. {
             let seen = flooding.events().len();

@@ -20,7 +20,7 @@ async fn p1_a_key_is_there_while_its_pod_is_ready_and_gone_when_it_is_not() -> R
     namespace
         .create_pod(&pod("a", "orders").ip("10.9.0.1").unready())
         .await?;
-    // Four changes that are told as one would be none.
+    // Coalesced into one, the four changes would cause no event, so the test waits for the first.
     namespace.set_ready("a", true).await?;
     wait_events(&history, 1).await;
     for ready in [false, true, false] {
@@ -28,7 +28,7 @@ async fn p1_a_key_is_there_while_its_pod_is_ready_and_gone_when_it_is_not() -> R
     }
     let expected = ["put a 10.9.0.1:8080", "delete a", "put a 10.9.0.1:8080", "delete a"];
     let expected = expected.map(|event| event.replace(" a", &format!(" {prefix}a")));
-    // Changes quicker than a round trip may be told as one: what counts is that the last is there, and the order.
+    // Changes within one round trip may be coalesced. Promised are the last one and the order.
     let events = history
         .wait_for(|events| events.last().is_some_and(is_delete), support::SOON)
         .await?;
@@ -100,7 +100,7 @@ async fn p1_a_pod_that_leaves_the_selector_loses_its_key() -> Result<()> {
 }
 
 #[tokio::test]
-async fn p1_a_pod_whose_address_changes_has_its_value_replaced_in_one_event() -> Result<()> {
+async fn p1_changed_pod_address_replaces_the_value_in_one_event() -> Result<()> {
     let (namespace, prefix) = orders("p1-address").await?;
     let etcd = bed().await.registry();
     let history = History::watch(etcd, &prefix, 0).await?;

@@ -13,7 +13,7 @@ const SILENCE: Duration = Duration::from_mins(1);
 const TTL: u32 = 15;
 
 #[tokio::test]
-async fn p2_while_nothing_changes_etcd_and_the_statuses_stand_still_and_leases_are_renewed() -> Result<()> {
+async fn p2_unchanged_state_writes_nothing_and_leases_are_renewed() -> Result<()> {
     let bed = bed().await;
     let etcd = EtcdCluster::temporary(EtcdVersion::default(), 1).await?;
     bed.create_registry("p2-silence", &etcd.endpoints(), TTL).await?;

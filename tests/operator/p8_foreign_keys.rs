@@ -6,11 +6,12 @@ use testbed::{History, Result};
 
 use crate::bed;
 use crate::support::{
-    condition, message, plain_prefix, pod, registration, wait_condition, wait_event, wait_in_sync, wait_keys, wait_told,
+    condition, message, plain_prefix, pod, registration, wait_condition, wait_event, wait_in_sync, wait_keys,
+    wait_reported,
 };
 
 #[tokio::test]
-async fn p8_a_key_held_by_someone_else_is_left_alone_told_and_taken_when_it_is_free() -> Result<()> {
+async fn p8_foreign_key_is_left_alone_reported_and_taken_when_it_is_free() -> Result<()> {
     let namespace = bed().await.namespace("p8-held").await?;
     let etcd = bed().await.registry();
     let prefix = plain_prefix(&namespace, "orders");
@@ -33,7 +34,7 @@ async fn p8_a_key_held_by_someone_else_is_left_alone_told_and_taken_when_it_is_f
     );
     wait_keys(etcd, &prefix, &["a", "b"]).await;
     // The other pod is registered.
-    wait_told(namespace.objects(), "orders", "KeysHeld", (1, 2)).await;
+    wait_reported(namespace.objects(), "orders", "KeysHeld", (1, 2)).await;
 
     client.delete(held.as_str(), None).await.expect("etcd takes it");
     let status = wait_in_sync(namespace.objects(), "orders", 2).await;
@@ -68,7 +69,7 @@ async fn p8_a_key_held_on_someone_s_lease_is_taken_when_the_lease_ends() -> Resu
 }
 
 #[tokio::test]
-async fn p8_a_stranger_s_keys_beside_ours_survive_all_that_we_do() -> Result<()> {
+async fn p8_foreign_keys_beside_ours_survive_all_operations() -> Result<()> {
     let namespace = bed().await.namespace("p8-beside").await?;
     let etcd = bed().await.registry();
     let prefix = plain_prefix(&namespace, "orders");
@@ -122,7 +123,7 @@ async fn p8_a_key_of_ours_that_someone_deletes_or_changes_is_put_back() -> Resul
 }
 
 #[tokio::test]
-async fn p8_of_two_registrations_that_want_a_key_the_older_has_it_and_the_other_says_so() -> Result<()> {
+async fn p8_older_registration_keeps_a_shared_key_and_other_reports_conflict() -> Result<()> {
     let namespace = bed().await.namespace("p8-older").await?;
     let etcd = bed().await.registry();
     let prefix = format!("/p8/{}/shared/", namespace.name());
@@ -180,14 +181,18 @@ async fn p8_of_a_server_of_two_keys_none_is_written_while_someone_holds_one() ->
     let object = wait_condition(namespace.objects(), "orders", "Conflict", "True", "HeldByOther").await;
     let text = message(&object, "Conflict");
     assert!(text.contains(&weight) && text.contains(&url), "{text}");
-    wait_told(namespace.objects(), "orders", "KeysHeld", (0, 1)).await;
+    wait_reported(namespace.objects(), "orders", "KeysHeld", (0, 1)).await;
 
     client.delete(weight.as_str(), None).await.expect("etcd takes it");
     wait_in_sync(namespace.objects(), "orders", 1).await;
     let events = history.settled().await?;
-    let told: Vec<String> = events.iter().map(ToString::to_string).collect();
-    assert_eq!(told[0], format!("delete {weight}"), "nothing was written before");
-    assert_eq!((events.len(), events[1].revision), (3, events[2].revision), "{told:?}");
+    let reported: Vec<String> = events.iter().map(ToString::to_string).collect();
+    assert_eq!(reported[0], format!("delete {weight}"), "nothing was written before");
+    assert_eq!(
+        (events.len(), events[1].revision),
+        (3, events[2].revision),
+        "{reported:?}"
+    );
 
     // A change of one of the two is an event of that one only.
     let patch =

@@ -22,7 +22,7 @@ fn free_port() -> u16 {
 }
 
 #[tokio::test]
-async fn probes_are_answered_on_both_families_and_the_last_of_repeated_flags_counts() -> Result<()> {
+async fn probes_answer_on_both_ip_families_and_the_last_repeated_flag_wins() -> Result<()> {
     let folder = Folder::new("families")?;
     let kubeconfig = folder.path().join("kubeconfig");
     // It answers while the apiserver does not.
@@ -176,7 +176,7 @@ async fn doctor(kubeconfig: &PathBuf, env: &[(&str, &str)]) -> Output {
 }
 
 #[tokio::test]
-async fn the_apiserver_is_reached_by_the_proxy_that_kubectl_would_take_and_etcd_never() -> Result<()> {
+async fn apiserver_is_reached_by_the_proxy_of_kubectl_and_etcd_directly() -> Result<()> {
     let bed = crate::bed().await;
     let server = apiserver(bed);
     let proxy = Proxy::start(server).await;
@@ -209,9 +209,9 @@ async fn the_apiserver_is_reached_by_the_proxy_that_kubectl_would_take_and_etcd_
         (&named, vec![("NO_PROXY", "*")], Some(&to_server)),
     ] {
         let output = doctor(file, &env).await;
-        let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(told.contains("kube-apiserver v1."), "{env:?}: {output:?}");
-        assert!(told.contains("leases of 30 s are granted"), "{env:?}: {told}");
+        let reported = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(reported.contains("kube-apiserver v1."), "{env:?}: {output:?}");
+        assert!(reported.contains("leases of 30 s are granted"), "{env:?}: {reported}");
         let mut all = proxy.asked();
         all.dedup();
         assert_eq!(
@@ -234,9 +234,9 @@ async fn the_apiserver_is_reached_by_the_proxy_that_kubectl_would_take_and_etcd_
     ] {
         let output = doctor(file, &env).await;
         assert!(!output.status.success(), "{output:?}");
-        let told = [output.stdout, output.stderr].concat();
-        let told = String::from_utf8_lossy(&told).into_owned();
-        assert!(told.contains(words), "{env:?}: {told}");
+        let reported = [output.stdout, output.stderr].concat();
+        let reported = String::from_utf8_lossy(&reported).into_owned();
+        assert!(reported.contains(words), "{env:?}: {reported}");
     }
     Ok(())
 }

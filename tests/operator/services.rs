@@ -64,16 +64,16 @@ async fn wait_values(namespace: &Namespace, expected: &[(&str, &str)]) {
 
 /// Waits until a condition has this reason and a message with these words.
 async fn wait_message(namespace: &Namespace, kind: &str, reason: &str, words: &str) {
-    let told = |object: &Value| condition(object, kind).1 == reason && message(object, kind).contains(words);
+    let reported = |object: &Value| condition(object, kind).1 == reason && message(object, kind).contains(words);
     let found = namespace
         .objects()
-        .wait((API, "ServiceRegistration", "orders"), told, SOON)
+        .wait((API, "ServiceRegistration", "orders"), reported, SOON)
         .await;
     found.unwrap_or_else(|error| panic!("waiting for {kind} {reason} {words}: {error}"));
 }
 
 #[tokio::test]
-async fn a_service_with_a_selector_is_its_pods_and_its_edits_are_followed_in_place() -> Result<()> {
+async fn service_with_a_selector_registers_its_pods_and_follows_its_edits() -> Result<()> {
     let namespace = bed().await.namespace("service").await?;
     namespace.apply(of_service(&json!({}))).await?;
     wait_condition(namespace.objects(), "orders", "Accepted", "False", "ServiceNotFound").await;
@@ -112,7 +112,7 @@ async fn a_service_with_a_selector_is_its_pods_and_its_edits_are_followed_in_pla
 }
 
 #[tokio::test]
-async fn p1_a_pod_of_a_service_is_there_when_ready_and_gone_when_it_is_not_with_no_event_between() -> Result<()> {
+async fn p1_pod_of_a_service_follows_readiness_without_extra_events() -> Result<()> {
     let namespace = bed().await.namespace("service-p1").await?;
     namespace.apply(service(&json!({"clusterIP": "None"}))).await?;
     namespace.apply(of_service(&json!({}))).await?;
@@ -135,7 +135,7 @@ async fn p1_a_pod_of_a_service_is_there_when_ready_and_gone_when_it_is_not_with_
 }
 
 #[tokio::test]
-async fn p2_services_that_nobody_registers_and_their_pods_write_nothing() -> Result<()> {
+async fn p2_unregistered_services_and_their_pods_write_nothing() -> Result<()> {
     let namespace = bed().await.namespace("service-p2").await?;
     namespace.apply(service(&json!({}))).await?;
     namespace.apply(of_service(&json!({}))).await?;
@@ -161,7 +161,7 @@ async fn p2_services_that_nobody_registers_and_their_pods_write_nothing() -> Res
 }
 
 #[tokio::test]
-async fn ports_of_a_service_are_chosen_by_name_or_number_and_a_missing_one_is_told() -> Result<()> {
+async fn service_ports_are_chosen_by_name_or_number_and_missing_is_reported() -> Result<()> {
     let namespace = bed().await.namespace("service-ports").await?;
     let ports = json!([
         {"name": "grpc", "port": 80, "targetPort": "grpc", "appProtocol": "kubernetes.io/h2c", "protocol": "TCP"},
@@ -196,7 +196,7 @@ async fn ports_of_a_service_are_chosen_by_name_or_number_and_a_missing_one_is_to
 }
 
 #[tokio::test]
-async fn publish_not_ready_addresses_registers_pods_that_are_not_ready_until_they_are_deleted() -> Result<()> {
+async fn publish_not_ready_addresses_registers_unready_pods_while_enabled() -> Result<()> {
     let namespace = bed().await.namespace("service-publish").await?;
     namespace
         .apply(service(&json!({"clusterIP": "None", "publishNotReadyAddresses": true})))
@@ -289,7 +289,7 @@ async fn the_cluster_ip_and_external_ips_are_registered_while_a_pod_is_ready() -
 }
 
 #[tokio::test]
-async fn a_load_balancer_is_registered_by_its_addresses_and_host_names_once_it_has_some() -> Result<()> {
+async fn load_balancer_is_registered_by_its_addresses_once_assigned() -> Result<()> {
     let namespace = bed().await.namespace("service-balancer").await?;
     namespace.apply(service(&json!({"type": "LoadBalancer"}))).await?;
     namespace.create_pod(&pod("a", "orders")).await?;
@@ -302,11 +302,11 @@ async fn a_load_balancer_is_registered_by_its_addresses_and_host_names_once_it_h
     )
     .await;
     let ingress = json!([{"ip": "203.0.113.7"}, {"hostname": "lb.example.com"}]);
-    let told = json!({
+    let reported = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": "orders"},
         "status": {"loadBalancer": {"ingress": ingress}},
     });
-    namespace.objects().merge_status(told).await?;
+    namespace.objects().merge_status(reported).await?;
     wait_values(
         &namespace,
         &[
@@ -460,7 +460,7 @@ async fn attributes_from_node_labels_are_limited_to_zone_and_region() -> Result<
 }
 
 #[tokio::test]
-async fn the_shortest_registration_names_a_registry_with_default_formats_and_a_service() -> Result<()> {
+async fn minimal_registration_uses_the_default_formats_of_its_registry() -> Result<()> {
     let namespace = bed().await.namespace("service-short").await?;
     let endpoints = bed().await.registry().endpoints();
     let registry = |formats: Value| {

@@ -1,4 +1,4 @@
-//! Who the operator of these tests is: nobody that may more than what the chart gives it.
+//! The account of the operator in these tests: it has no rights beyond those of the chart.
 
 use http::header::CONTENT_TYPE;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use testbed::Result;
 use crate::Turn;
 use crate::support::{SOON, operator};
 
-/// Asks the apiserver, as whoever an operator is, and returns the status of the answer.
+/// Sends a review to the apiserver with the operator's account, and returns the status of the answer.
 async fn ask(client: &kube::Client, group: &str, kind: &str, spec: Value) -> Value {
     let review = json!({"apiVersion": format!("{group}.k8s.io/v1"), "kind": kind, "spec": spec});
     let path = format!("/apis/{group}.k8s.io/v1/{}s", kind.to_lowercase());
@@ -27,17 +27,17 @@ async fn may(client: &kube::Client, verb: &str, group: &str, resource: &str, nam
 }
 
 #[tokio::test]
-async fn the_operator_of_the_tests_is_the_charts_account_and_may_no_more_than_that() -> Result<()> {
+async fn test_operator_has_exactly_the_permissions_of_the_chart_account() -> Result<()> {
     // One that makes no choice of its own, as all of them.
     let turn = Turn::take("account", 1, 15).await?;
     let one = operator(turn.bed, "operator-0");
     one.wait_ready(SOON).await?;
     let client = leasehold::kube::connect(Some(one.kubeconfig()));
     let client = client.expect("its kubeconfig is usable");
-    let told = ask(&client, "authentication", "SelfSubjectReview", json!({})).await;
+    let reported = ask(&client, "authentication", "SelfSubjectReview", json!({})).await;
     assert_eq!(
-        told["userInfo"]["username"], "system:serviceaccount:leasehold:leasehold",
-        "{told}"
+        reported["userInfo"]["username"], "system:serviceaccount:leasehold:leasehold",
+        "{reported}"
     );
     for (verb, group, resource, namespace) in [
         ("list", "", "pods", ""),

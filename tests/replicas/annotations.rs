@@ -21,7 +21,7 @@ fn service(weight: u32) -> Value {
 }
 
 #[tokio::test]
-async fn annotated_service_stays_registered_over_takeovers_and_missed_edits_are_made_up_for() -> Result<()> {
+async fn annotated_service_survives_takeovers_and_missed_edits_are_applied() -> Result<()> {
     let turn = Turn::take("annotations", 1, 15).await?;
     let objects = turn.namespace.objects();
     let kept = (API, "ServiceRegistration", "orders");

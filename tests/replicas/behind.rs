@@ -1,4 +1,4 @@
-//! A standby that hears of Kubernetes later than the leader does, and takes over before it has heard.
+//! A standby replica that receives events of Kubernetes later than the leader, and takes over before it has them.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::support::{SOON, operator, pod, registration, wait_in_sync, wait_keys}
 use crate::{Turn, wait_leader};
 
 #[tokio::test]
-async fn who_takes_over_and_has_heard_less_than_its_predecessor_undoes_nothing() -> Result<()> {
+async fn new_leader_behind_its_predecessor_undoes_nothing() -> Result<()> {
     let turn = Turn::take("behind", 1, 30).await?;
     turn.register(&["orders"]).await?;
     turn.namespace.create_pod(&pod("a", "orders").ip("10.9.1.1")).await?;
@@ -26,7 +26,7 @@ async fn who_takes_over_and_has_heard_less_than_its_predecessor_undoes_nothing()
     wait_keys(&turn.etcd, &plain, &["a"]).await;
     let history = History::watch(&turn.etcd, "/services/", 0).await?;
 
-    // The second one hears of all that follows seconds later than the first one.
+    // The second replica receives all events that follow seconds later than the first one.
     link.slow(Duration::from_secs(4)).await?;
     turn.namespace.create_pod(&pod("b", "orders").ip("10.9.1.2")).await?;
     wait_keys(&turn.etcd, &plain, &["a", "b"]).await;
@@ -40,16 +40,16 @@ async fn who_takes_over_and_has_heard_less_than_its_predecessor_undoes_nothing()
     wait_keys(&turn.etcd, moved, &["b"]).await;
     first.terminate()?;
     wait_leader(&turn, "operator-1", SOON).await?;
-    // When it has heard, it goes on.
+    // The new leader writes when it has received the events.
     turn.namespace.set_ready("a", true).await?;
     wait_keys(&turn.etcd, moved, &["a", "b"]).await;
     link.heal().await?;
     wait_in_sync(turn.namespace.objects(), "orders", 2).await;
 
     let events = history.settled().await?;
-    let told: Vec<String> = events.iter().map(ToString::to_string).collect();
+    let reported: Vec<String> = events.iter().map(ToString::to_string).collect();
     assert_eq!(
-        told,
+        reported,
         [
             format!("put {plain}b 10.9.1.2:8080"),
             format!("delete {plain}a"),

@@ -127,7 +127,7 @@ async fn installations_of_two_classes_leave_each_others_registries_alone() -> Re
 }
 
 #[tokio::test]
-async fn registry_created_again_with_a_class_moves_to_its_installation_without_an_event() -> Result<()> {
+async fn registry_recreated_with_class_moves_to_its_installation_silently() -> Result<()> {
     let turn = Turn::take("class-moved", 1, TTL).await?;
     turn.namespace.create_pod(&pod("a", "orders")).await?;
     turn.namespace
@@ -153,7 +153,7 @@ async fn registry_created_again_with_a_class_moves_to_its_installation_without_a
 }
 
 #[tokio::test]
-async fn gate_of_a_pod_in_registries_of_two_classes_opens_when_both_have_its_records() -> Result<()> {
+async fn gate_of_a_pod_in_two_classes_opens_when_both_have_its_records() -> Result<()> {
     let turn = Turn::take("class-gates", 1, TTL).await?;
     turn.bed.allow_pod_status().await?;
     edge_registry(&turn, "edge").await?;

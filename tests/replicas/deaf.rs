@@ -51,7 +51,7 @@ async fn a_deaf_leader_yields_to_a_standby_that_follows_kubernetes() -> Result<(
 }
 
 #[tokio::test]
-async fn a_deaf_standby_that_had_to_lead_yields_to_the_first_that_follows_kubernetes() -> Result<()> {
+async fn stale_standby_that_had_to_lead_yields_to_the_first_fresh_candidate() -> Result<()> {
     let turn = Turn::take("deaf-standby", 1, 30).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(2).await?;
@@ -63,7 +63,7 @@ async fn a_deaf_standby_that_had_to_lead_yields_to_the_first_that_follows_kubern
     deaf.wait_ready(SOON).await?;
     way.cut().await;
     wait_unready(&deaf, "view of Kubernetes is stale", YIELDS).await?;
-    // Nobody follows Kubernetes any more: better one that is deaf than none, for it renews what it granted.
+    // No other replica is left. A leader with a stale view is better than none, because it renews the leases.
     leader.kill().await?;
     wait_leader(&turn, "operator-1", SOON).await?;
     turn.namespace.scale("orders", 3).await?;

@@ -7,7 +7,7 @@ use crate::Turn;
 use crate::support::{SOON, operator, pod, registration, wait_condition, wait_in_sync, wait_keys};
 
 #[tokio::test]
-async fn the_last_endpoint_stays_over_a_restart_until_another_is_ready_or_its_pod_is_deleted() -> Result<()> {
+async fn last_endpoint_survives_restart_until_replaced_or_its_pod_is_deleted() -> Result<()> {
     let turn = Turn::take("last", 1, 30).await?;
     let (namespace, objects, orders) = (&turn.namespace, turn.namespace.objects(), turn.plain("orders"));
     for name in ["a", "b", "c"] {

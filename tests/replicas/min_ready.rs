@@ -47,7 +47,7 @@ async fn p3_a_restart_removes_no_registered_pod_that_would_have_to_wait_now() ->
 }
 
 #[tokio::test]
-async fn a_gated_pod_waits_for_min_ready_seconds_before_its_gate_opens_and_not_again() -> Result<()> {
+async fn gated_pod_waits_for_min_ready_seconds_once_before_its_gate_opens() -> Result<()> {
     let turn = Turn::take("min-ready-gate", 1, 15).await?;
     let (etcd, namespace) = (&turn.etcd, &turn.namespace);
     let operator = operator_with_gates(turn.bed, "gates").await?;

@@ -91,7 +91,7 @@ async fn rollout_that_changes_the_namespaces_hands_over_at_once() -> Result<()> 
 }
 
 #[tokio::test]
-async fn leader_with_fewer_namespaces_than_its_predecessor_does_not_wait_for_the_watches_of_idle_ones() -> Result<()> {
+async fn leader_with_fewer_namespaces_does_not_wait_for_idle_watches() -> Result<()> {
     let turn = Turn::take("namespaces", 1, 60).await?;
     let idle = turn.bed.namespace("turn-namespaces-idle").await?;
     let (busy, still) = (register(&turn.namespace).await?, register(&idle).await?);

@@ -136,7 +136,7 @@ async fn p12_a_leader_that_pauses_for_two_seconds_keeps_the_lead() -> Result<()>
 }
 
 #[tokio::test]
-async fn strangers_on_the_replicas_port_cause_no_takeover_and_keep_no_replica_out() -> Result<()> {
+async fn foreign_connections_to_the_peer_port_cause_no_takeover_or_lockout() -> Result<()> {
     let turn = Turn::take("p12-strangers", 1, 60).await?;
     let (leader, standby) = pair(&turn).await?;
     let election = History::watch(&turn.etcd, "/leasehold/", 0).await?;

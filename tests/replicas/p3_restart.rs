@@ -80,7 +80,7 @@ async fn p3_a_killed_operator_that_is_started_again_makes_no_event() -> Result<(
         let object = object.expect("it is there");
         let now = &object["metadata"]["resourceVersion"];
         assert!(
-            *now == before || !support::is_told(&object, PODS, PODS),
+            *now == before || !support::is_reported(&object, PODS, PODS),
             "rewritten: {now}"
         );
     }

@@ -90,7 +90,7 @@ async fn p5_a_dead_apiserver_costs_no_key_and_is_followed_when_it_is_back() -> R
 }
 
 #[tokio::test]
-async fn p5_an_operator_that_is_started_while_the_apiserver_is_away_goes_on_renewing() -> Result<()> {
+async fn p5_operator_started_without_an_apiserver_continues_renewals() -> Result<()> {
     let turn = start("p5-state").await?;
     let folder = state_folder(&turn);
     let operator = operator_with_state(&turn, &folder)?;
@@ -118,7 +118,7 @@ async fn p5_an_operator_that_is_started_while_the_apiserver_is_away_goes_on_rene
 }
 
 #[tokio::test]
-async fn p5_what_another_cluster_left_in_the_state_folder_is_let_go_when_the_apiserver_answers() -> Result<()> {
+async fn p5_stored_state_of_another_cluster_is_dropped_when_apiserver_answers() -> Result<()> {
     let turn = start("p5-other").await?;
     let folder = state_folder(&turn);
     let spec = json!({"etcd": {"endpoints": turn.etcd.endpoints()}, "defaults": {"leaseTTLSeconds": TTL}});
@@ -147,7 +147,7 @@ async fn p5_what_another_cluster_left_in_the_state_folder_is_let_go_when_the_api
 }
 
 #[tokio::test]
-async fn p5_an_apiserver_that_hangs_costs_no_key_and_is_followed_when_it_is_back() -> Result<()> {
+async fn p5_hanging_apiserver_loses_no_key_and_is_followed_when_it_is_back() -> Result<()> {
     let turn = start("p5-hangs").await?;
     let operator = operator(turn.bed, "operator-0");
     operator.wait_ready(SOON).await?;
@@ -178,7 +178,7 @@ async fn definitions_that_are_removed_take_their_keys_along_and_bring_them_back(
     turn.register(&["orders"]).await?;
     wait_count(&turn.etcd, "/services/", 3, SOON).await;
 
-    // The Registry is really deleted: nobody is to write to its etcd any more, so its keys go with their TTL.
+    // The Registry is really deleted: the operator may not write to its etcd any more, so the keys expire.
     remove_definition(&turn, "registries").await?;
     wait_count(&turn.etcd, "/services/", 0, Duration::from_secs(u64::from(TTL)) + SOON).await;
     turn.bed.apply_crds().await?;

@@ -45,7 +45,7 @@ impl Trouble {
 }
 
 #[tokio::test]
-async fn p5_lists_that_break_off_on_page_two_and_watches_that_are_gone_cost_no_key() -> Result<()> {
+async fn p5_interrupted_lists_and_expired_watches_lose_no_key() -> Result<()> {
     let turn = Turn::take("p5-lists", 1, 30).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(5).await?;

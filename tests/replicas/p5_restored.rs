@@ -1,5 +1,5 @@
-//! P5, for an apiserver that is put back to an earlier state: its counting begins anew from there, and a watch from what
-//! was the present would wait in silence.
+//! P5, for an apiserver that is restored to an earlier state: its resource versions continue from there. A watch from
+//! the last version that the operator has seen would receive no event until they pass that version.
 
 use serde_json::json;
 use testbed::{Folder, History, Result};
@@ -11,7 +11,7 @@ use crate::{Turn, bring_back_apiserver};
 const CHANGES: u32 = 2000;
 
 #[tokio::test]
-async fn p5_an_apiserver_restored_from_an_old_backup_costs_no_key_and_is_followed_from_there() -> Result<()> {
+async fn p5_apiserver_restored_from_a_backup_loses_no_key_and_is_followed() -> Result<()> {
     let turn = Turn::take("p5-restored", 1, 60).await?;
     turn.register(&["orders"]).await?;
     for name in ["a", "b", "c"] {
@@ -35,7 +35,7 @@ async fn p5_an_apiserver_restored_from_an_old_backup_costs_no_key_and_is_followe
             .await
             .expect("etcd takes it");
     }
-    // The operator's watch has heard of them.
+    // Keys that follow prove that the operator's watch is past those resource versions.
     turn.namespace.set_ready("a", false).await?;
     wait_keys(&turn.etcd, &orders, &["b", "c", "d"]).await;
     turn.namespace.set_ready("a", true).await?;
@@ -55,8 +55,8 @@ async fn p5_an_apiserver_restored_from_an_old_backup_costs_no_key_and_is_followe
     let events: Vec<String> = history.settled().await?.iter().map(ToString::to_string).collect();
     assert_eq!(events, [format!("delete {orders}d"), format!("delete {orders}b")]);
     let pods = json!({"selected": 3, "ready": 2, "registered": 2});
-    let told = |object: &serde_json::Value| object["status"]["pods"] == pods;
+    let reported = |object: &serde_json::Value| object["status"]["pods"] == pods;
     let registration = (crate::support::API, "ServiceRegistration", "orders");
-    turn.namespace.objects().wait(registration, told, SOON).await?;
+    turn.namespace.objects().wait(registration, reported, SOON).await?;
     operator.process().alive()
 }

@@ -18,8 +18,8 @@ async fn grant(turn: &Turn, rules: &[Value]) -> Result<()> {
     turn.bed.objects().apply(role).await.map(drop)
 }
 
-/// Waits until the view of pods is told as outdated, or not. A right is checked when a watch begins, which is once a
-/// minute.
+/// Waits until the operator reports its view of pods as stale, or as current. The apiserver checks a right only when a
+/// watch begins, which is once a minute.
 async fn wait_stale(operator: &Operator, stale: bool) -> Result<()> {
     until("the view of pods to be told so", Duration::from_mins(2), || async {
         let metrics = operator.metrics().await.map_err(|error| error.to_string())?;
@@ -41,12 +41,13 @@ async fn wait_watches(turn: &Turn, status: &str, reason: &str) -> Result<()> {
         status.to_owned(),
         if status == "True" { "Connected" } else { reason }.to_owned(),
     );
-    let told = |object: &Value| condition(object, "WatchesHealthy") == wanted && condition(object, "Ready") == ready;
-    turn.bed.objects().wait(registry, told, SOON).await.map(drop)
+    let reported =
+        |object: &Value| condition(object, "WatchesHealthy") == wanted && condition(object, "Ready") == ready;
+    turn.bed.objects().wait(registry, reported, SOON).await.map(drop)
 }
 
 #[tokio::test]
-async fn p5_the_right_to_see_pods_withdrawn_costs_no_key_and_is_told_until_it_is_given_back() -> Result<()> {
+async fn p5_withdrawn_pod_access_loses_no_key_and_is_reported_until_restored() -> Result<()> {
     let turn = Turn::take("p5-rights", 1, 15).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(3).await?;

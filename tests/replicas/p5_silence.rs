@@ -1,4 +1,4 @@
-//! P5, for an apiserver that is not heard of any more, though nobody hung up: keys stay, and the silence is noticed.
+//! P5, for an apiserver that sends nothing while its connections stay open: keys stay, and the silence is noticed.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,7 +44,7 @@ async fn wait_stale(operator: &Operator, stale: bool) -> Result<f64> {
 }
 
 #[tokio::test]
-async fn p5_a_way_to_the_apiserver_that_goes_dark_costs_no_key_and_is_told_within_a_minute() -> Result<()> {
+async fn p5_silent_link_to_the_apiserver_loses_no_key_and_is_reported() -> Result<()> {
     let turn = start("p5-dark").await?;
     let network = Network::start(turn.bed.logs()).await?;
     let link = network.link(turn.bed.control_plane().address()).await?;

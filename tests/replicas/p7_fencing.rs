@@ -20,7 +20,7 @@ async fn p7_a_leader_that_was_paused_and_resumed_changes_nothing_any_more() -> R
     let history = History::watch(&turn.etcd, "/services/", 0).await?;
 
     stale.stop()?;
-    // Heard of by both; the one that is paused finds it on waking, while it still believes that it leads.
+    // Both replicas receive this event. The paused one reads it on waking, while it still believes that it leads.
     let pod = turn.some_pod().await?;
     turn.namespace.set_ready(&pod, false).await?;
     wait_leader(&turn, "operator-1", Duration::from_secs(30)).await?;

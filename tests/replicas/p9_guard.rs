@@ -58,24 +58,26 @@ async fn lose_all(turn: &Turn) -> Result<usize> {
     };
     let orders = (API, "ServiceRegistration", "orders");
     let object = turn.namespace.objects().wait(orders, seen, SOON).await?;
-    let told = message(&object, "RemovalsHeld");
-    let told: usize = told
+    let reported = message(&object, "RemovalsHeld");
+    let reported: usize = reported
         .split(' ')
         .next()
         .and_then(|count| count.parse().ok())
-        .expect(&told);
-    let kept = wait_count(&turn.etcd, &turn.plain("orders"), told, SOON).await.len();
+        .expect(&reported);
+    let kept = wait_count(&turn.etcd, &turn.plain("orders"), reported, SOON)
+        .await
+        .len();
     assert!((KEPT_AT_LEAST..=20).contains(&kept), "{kept}");
     Ok(kept)
 }
 
-/// The id of the hold that the Registry tells of.
+/// The id of the hold that the Registry reports.
 async fn hold_id(turn: &Turn) -> Result<String> {
     let registry = (API, "Registry", "default");
     let held = |object: &Value| condition(object, "RemovalsHeld").1 == "LossAboveLimit";
     let object = turn.namespace.objects().wait(registry, held, SOON).await?;
-    let told = message(&object, "RemovalsHeld");
-    let (_, id) = told.split_once(&format!("{APPROVE_REMOVALS}=")).expect(&told);
+    let reported = message(&object, "RemovalsHeld");
+    let (_, id) = reported.split_once(&format!("{APPROVE_REMOVALS}=")).expect(&reported);
     Ok(id.to_owned())
 }
 
@@ -90,7 +92,7 @@ async fn wait_metric(operator: &Operator, name: &str, wanted: usize) -> Result<(
     let wanted = wanted.to_string();
     until(&format!("{name} to be {wanted}"), SOON, || async {
         match operator.metric(name).await {
-            Ok(Some(told)) if told.to_string() == wanted => Ok(()),
+            Ok(Some(reported)) if reported.to_string() == wanted => Ok(()),
             other => Err(format!("{other:?}")),
         }
     })
@@ -98,7 +100,7 @@ async fn wait_metric(operator: &Operator, name: &str, wanted: usize) -> Result<(
 }
 
 /// What the registration and the Registry say of the hold there is, and since when.
-async fn told_held(turn: &Turn) -> Result<[Value; 2]> {
+async fn reported_held(turn: &Turn) -> Result<[Value; 2]> {
     let held_by = async |kind, name| {
         let is_held = |object: &Value| condition(object, "RemovalsHeld").1 == "LossAboveLimit";
         let object = turn.namespace.objects().wait((API, kind, name), is_held, SOON).await?;
@@ -133,19 +135,22 @@ async fn wait_nothing_held(turn: &Turn) -> Result<()> {
 }
 
 #[tokio::test]
-async fn p9_readiness_lost_by_all_at_once_is_held_and_told_until_somebody_approves() -> Result<()> {
+async fn p9_readiness_lost_by_all_at_once_is_held_and_reported_until_approved() -> Result<()> {
     let (turn, operator) = start("p9-approve", json!({})).await?;
     let kept = lose_all(&turn).await?;
     let id = hold_id(&turn).await?;
     wait_metric(&operator, "leasehold_held_keys", kept).await?;
     wait_metric(&operator, "leasehold_guard_trips_total", 1).await?;
     let registry = turn.namespace.objects().get(API, "Registry", "default").await?;
-    let told = message(&registry.expect("it is there"), "RemovalsHeld");
-    let (lost, _) = told
+    let reported = message(&registry.expect("it is there"), "RemovalsHeld");
+    let (lost, _) = reported
         .split_once(" of 20 endpoints would have lost keys at once")
-        .expect(&told);
+        .expect(&reported);
     // News that come together are judged together.
-    assert!((11..=20).contains(&lost.parse::<usize>().expect(&told)), "{told}");
+    assert!(
+        (11..=20).contains(&lost.parse::<usize>().expect(&reported)),
+        "{reported}"
+    );
     let orders = turn.namespace.objects().clone();
     let default = Objects::new(turn.namespace.client(), "default");
     wait_event(&orders, ("ServiceRegistration", "orders"), "RemovalsHeld", &id).await?;
@@ -193,7 +198,7 @@ async fn p9_a_hold_ends_when_its_time_has_passed() -> Result<()> {
 }
 
 #[tokio::test]
-async fn p9_a_start_that_finds_all_keys_without_a_ready_pod_holds_them_and_a_restart_goes_on_with_that() -> Result<()> {
+async fn p9_start_without_ready_pods_holds_all_keys_and_a_restart_resumes_it() -> Result<()> {
     let (turn, first) = start("p9-start", json!({})).await?;
     let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
     first.kill().await?;
@@ -202,7 +207,7 @@ async fn p9_a_start_that_finds_all_keys_without_a_ready_pod_holds_them_and_a_res
     second.wait_ready(SOON).await?;
     let id = hold_id(&turn).await?;
     wait_goes_on(&turn, &second, &id, 20).await?;
-    let before = told_held(&turn).await?;
+    let before = reported_held(&turn).await?;
     // Times in conditions are whole seconds: in the one in which the hold began, another change of it would not show.
     let began: jiff::Timestamp = before[1]["lastTransitionTime"]
         .as_str()
@@ -221,7 +226,7 @@ async fn p9_a_start_that_finds_all_keys_without_a_ready_pod_holds_them_and_a_res
     wait_goes_on(&turn, &third, &id, 20).await?;
     history.assert_silent().await;
     assert_eq!(
-        told_held(&turn).await?,
+        reported_held(&turn).await?,
         before,
         "its end included, and nobody said otherwise between"
     );
@@ -238,7 +243,7 @@ async fn p9_a_start_that_finds_all_keys_without_a_ready_pod_holds_them_and_a_res
 }
 
 #[tokio::test]
-async fn p9_pods_really_deleted_leave_at_once_even_from_a_hold_and_after_a_restart() -> Result<()> {
+async fn p9_deleted_pods_leave_at_once_even_from_a_hold_and_after_a_restart() -> Result<()> {
     let (turn, first) = start("p9-scale", json!({})).await?;
     turn.namespace.scale("orders", 0).await?;
     wait_count(&turn.etcd, &turn.plain("orders"), 0, SOON).await;
@@ -460,7 +465,7 @@ async fn p9_a_move_to_another_prefix_writes_the_new_keys_and_holds_the_old_ones(
 }
 
 #[tokio::test]
-async fn p9_a_move_that_is_undone_costs_none_of_the_old_keys_and_holds_the_new_ones() -> Result<()> {
+async fn p9_reverted_move_keeps_all_old_keys_and_holds_the_new_ones() -> Result<()> {
     let (turn, operator) = start("p9-undone", json!({})).await?;
     support::wait_in_sync(turn.namespace.objects(), "orders", PODS).await;
     let (before, after) = (turn.plain("orders"), format!("/moved/{}/", turn.namespace.name()));

@@ -1,4 +1,4 @@
-//! P9, for a list that names too few: nobody has said that the objects it leaves out are gone.
+//! P9, for a list that names too few objects: absence from a list alone does not prove that an object is deleted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use crate::proxy::{Meddle, between};
 use crate::support::{API, SOON, registration, wait_condition, wait_count, wait_events, wait_in_sync};
 
 const PODS: u32 = 20;
-/// Lists are told as they are.
+/// Lists are passed on unchanged.
 const ALL: usize = usize::MAX;
 
 /// What the apiserver says of the objects of a kind.
@@ -23,7 +23,7 @@ struct Lists {
     path: &'static str,
     /// How many of them a list names.
     named: AtomicUsize,
-    /// How many watches are refused yet: who is refused lists anew.
+    /// How many watches are still refused: a client lists again when its watch is refused.
     gone: AtomicUsize,
     /// How many lists have named too few.
     shortened: AtomicUsize,
@@ -50,7 +50,7 @@ impl Lists {
         Ok((lists, operator))
     }
 
-    fn list_anew(&self, named: usize) {
+    fn list_again(&self, named: usize) {
         self.named.store(named, Ordering::SeqCst);
         self.gone.store(1, Ordering::SeqCst);
     }
@@ -81,7 +81,7 @@ async fn held_until_named_again(name: &str, named: usize) -> Result<()> {
     let (pods, operator) = Lists::start(&turn, name, "/api/v1/pods?").await?;
     let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
 
-    pods.list_anew(named);
+    pods.list_again(named);
     wait_condition(
         turn.namespace.objects(),
         "orders",
@@ -99,7 +99,7 @@ async fn held_until_named_again(name: &str, named: usize) -> Result<()> {
     .await?;
     history.assert_silent().await;
 
-    pods.list_anew(ALL);
+    pods.list_again(ALL);
     wait_condition(
         turn.namespace.objects(),
         "orders",
@@ -138,7 +138,7 @@ async fn p9_a_list_that_names_no_registry_costs_no_key() -> Result<()> {
     let path = "/apis/leasehold.dev/v1alpha1/registries?";
     let (registries, operator) = Lists::start(&turn, "p9-no-registry", path).await?;
     let history = History::watch(&turn.etcd, &turn.plain("orders"), 0).await?;
-    registries.list_anew(0);
+    registries.list_again(0);
     until("a list without the Registry", SOON, || async {
         let count = registries.shortened.load(Ordering::SeqCst);
         (count > 0).then_some(()).ok_or("there was none yet".to_owned())

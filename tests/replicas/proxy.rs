@@ -24,7 +24,7 @@ pub enum Meddle {
     Ask(String),
     /// It is answered with this instead.
     Refuse(StatusCode),
-    /// It is passed on, and of the list that comes back only so many objects are told, as if that were all.
+    /// It is passed on, and the list that comes back is cut to this number of objects, as if it were complete.
     Only(usize),
 }
 
@@ -100,11 +100,16 @@ fn refusal(status: StatusCode) -> Response {
     } else {
         "InternalError"
     };
-    let told = json!({
+    let reported = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
         "message": "made up by the test", "reason": reason, "code": status.as_u16(),
     });
-    (status, [(header::CONTENT_TYPE, "application/json")], told.to_string()).into_response()
+    (
+        status,
+        [(header::CONTENT_TYPE, "application/json")],
+        reported.to_string(),
+    )
+        .into_response()
 }
 
 /// A list of the first objects only, which says that there are no more.

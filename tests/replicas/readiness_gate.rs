@@ -95,7 +95,7 @@ async fn a_gated_pod_becomes_ready_when_its_records_are_in_etcd() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_gate_stays_closed_while_etcd_is_away_and_opens_after_the_maximum_wait_with_an_event() -> Result<()> {
+async fn gate_stays_closed_without_etcd_and_opens_after_max_wait_with_event() -> Result<()> {
     let turn = Turn::take("gate", 1, 15).await?;
     let (bed, etcd, namespace) = (turn.bed, &turn.etcd, &turn.namespace);
     bed.allow_pod_status().await?;

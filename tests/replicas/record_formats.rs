@@ -18,7 +18,7 @@ fn record_format(value: &str) -> Value {
 }
 
 #[tokio::test]
-async fn an_operator_that_starts_while_a_record_format_is_broken_or_gone_keeps_its_keys_alive() -> Result<()> {
+async fn operator_started_with_broken_or_missing_record_format_keeps_its_keys() -> Result<()> {
     let turn = Turn::take("record-formats", 1, TTL).await?;
     turn.bed.objects().apply(record_format("{{ hostPort }}")).await?;
     let custom = json!({"recordFormatRef": {"name": "restarted"}, "prefix": "/custom/restarted"});

@@ -72,7 +72,7 @@ async fn an_etcd_that_answers_no_replica_holds_up_no_rollout() -> Result<()> {
     let turn = Turn::take("rollout-dead", 1, 15).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(1).await?;
-    // One tenant's etcd, which is down for everybody.
+    // One tenant's etcd, which no replica reaches.
     let dead = testbed::EtcdCluster::temporary(testbed::EtcdVersion::default(), 1).await?;
     turn.bed.create_registry("rollout-dead", &dead.endpoints(), 15).await?;
     let old = operator(turn.bed, "operator-0");

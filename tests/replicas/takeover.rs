@@ -9,7 +9,7 @@ use crate::support::{API, SOON, operator, pod, registration, wait_count, wait_in
 use crate::{Turn, wait_leader};
 
 #[tokio::test]
-async fn what_changed_while_nobody_was_there_is_put_right_and_nothing_else_is_touched() -> Result<()> {
+async fn changes_missed_while_stopped_are_applied_and_nothing_else() -> Result<()> {
     let turn = Turn::take("differences", 1, 60).await?;
     turn.register(&["orders", "payments"]).await?;
     for name in ["a", "b", "c"] {
@@ -24,7 +24,7 @@ async fn what_changed_while_nobody_was_there_is_put_right_and_nothing_else_is_to
     let history = History::watch(&turn.etcd, "/services/", 0).await?;
     turn.namespace.set_ready("a", false).await?;
     turn.namespace.create_pod(&pod("d", "orders").ip("10.9.4.1")).await?;
-    // Nobody watches where its keys lie any more.
+    // After that, no registration leads the operator to the prefix of these keys.
     turn.namespace
         .objects()
         .delete(API, "ServiceRegistration", "payments")
@@ -43,7 +43,7 @@ async fn what_changed_while_nobody_was_there_is_put_right_and_nothing_else_is_to
 }
 
 #[tokio::test]
-async fn a_registration_deleted_while_etcd_is_down_is_cleaned_even_by_an_operator_that_never_saw_it() -> Result<()> {
+async fn registration_deleted_while_etcd_is_down_is_cleaned_after_a_restart() -> Result<()> {
     let turn = Turn::take("deleted-down", 1, 120).await?;
     turn.register(&["orders", "payments"]).await?;
     turn.namespace.create_pod(&pod("a", "orders")).await?;
@@ -89,7 +89,7 @@ async fn keys_that_lapsed_while_etcd_was_away_are_written_again() -> Result<()> 
 }
 
 #[tokio::test]
-async fn a_member_of_etcd_that_dies_is_missed_by_nobody() -> Result<()> {
+async fn dead_etcd_member_loses_no_key_and_blocks_no_change() -> Result<()> {
     let turn = Turn::take("member", 3, 15).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(5).await?;
@@ -152,7 +152,7 @@ async fn registry_created_again_with_another_etcd_is_followed_there() -> Result<
 }
 
 #[tokio::test]
-async fn an_operator_that_starts_before_its_etcd_serves_it_as_soon_as_it_is_there() -> Result<()> {
+async fn operator_started_before_its_etcd_serves_it_once_available() -> Result<()> {
     let turn = Turn::take("early", 1, 15).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(2).await?;
@@ -161,11 +161,11 @@ async fn an_operator_that_starts_before_its_etcd_serves_it_as_soon_as_it_is_ther
     until("the registration to say that etcd is away", SOON, || async {
         let object = turn.namespace.objects().get(API, "ServiceRegistration", "orders").await;
         let object = object.map_err(|error| error.to_string())?.ok_or("it is not there")?;
-        let told = crate::support::condition(&object, "Synced");
-        if told.1 == "RegistryUnreachable" {
+        let reported = crate::support::condition(&object, "Synced");
+        if reported.1 == "RegistryUnreachable" {
             Ok(())
         } else {
-            Err(format!("{told:?}"))
+            Err(format!("{reported:?}"))
         }
     })
     .await?;

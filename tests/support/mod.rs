@@ -51,7 +51,7 @@ pub fn pod(name: &str, app: &str) -> NewPod {
     NewPod::new(name).label("app", app).port("grpc", 8080)
 }
 
-/// Where Plain registers a service unless told otherwise.
+/// The default prefix of a service in the format Plain.
 pub fn plain_prefix(namespace: &Namespace, service: &str) -> String {
     format!("/services/{}/{service}/", namespace.name())
 }
@@ -126,23 +126,23 @@ pub async fn wait_condition(objects: &Objects, name: &str, kind: &str, status: &
 /// Waits until a registration is in sync, all `pods` of it registered, and returns its status.
 pub async fn wait_in_sync(objects: &Objects, name: &str, pods: u32) -> ServiceRegistrationStatus {
     let registration = (API, "ServiceRegistration", name);
-    let in_sync = |object: &Value| condition(object, "Synced").1 == "InSync" && is_told(object, pods, pods);
+    let in_sync = |object: &Value| condition(object, "Synced").1 == "InSync" && is_reported(object, pods, pods);
     let found = objects.wait(registration, in_sync, SOON).await;
     let mut found = found.unwrap_or_else(|error| panic!("waiting for {name} to be in sync: {error}"));
     serde_json::from_value(found["status"].take()).expect("a status")
 }
 
 /// Whether a registration's status tells that of its pods so many are registered and so many ready.
-pub fn is_told(object: &Value, registered: u32, ready: u32) -> bool {
+pub fn is_reported(object: &Value, registered: u32, ready: u32) -> bool {
     let pods = &object["status"]["pods"];
     (&pods["registered"], &pods["ready"]) == (&json!(registered), &json!(ready))
 }
 
-/// Waits until a registration's Synced has this reason, and so many of so many ready pods are registered: what is told
-/// of the first pods may have the same reason.
-pub async fn wait_told(objects: &Objects, name: &str, reason: &str, (registered, ready): (u32, u32)) {
-    let told = |object: &Value| condition(object, "Synced").1 == reason && is_told(object, registered, ready);
-    let found = objects.wait((API, "ServiceRegistration", name), told, SOON).await;
+/// Waits until a registration's Synced has this reason, and so many of so many ready pods are registered. An earlier
+/// report on fewer pods may have the same reason.
+pub async fn wait_reported(objects: &Objects, name: &str, reason: &str, (registered, ready): (u32, u32)) {
+    let reported = |object: &Value| condition(object, "Synced").1 == reason && is_reported(object, registered, ready);
+    let found = objects.wait((API, "ServiceRegistration", name), reported, SOON).await;
     found.unwrap_or_else(|error| panic!("waiting for {name} to tell {reason} and {registered} of {ready}: {error}"));
 }
 
@@ -182,8 +182,8 @@ pub async fn wait_unready(operator: &Operator, words: &str, patience: Duration) 
     let what = format!("{} not to be ready: {words}", operator.name());
     until(&what, patience, || async {
         match operator.readiness().await {
-            Ok((503, told)) if told.contains(words) => Ok(()),
-            Ok((status, told)) => Err(format!("/readyz says {status}: {told}")),
+            Ok((503, reported)) if reported.contains(words) => Ok(()),
+            Ok((status, reported)) => Err(format!("/readyz says {status}: {reported}")),
             Err(error) => Err(error.to_string()),
         }
     })
@@ -191,7 +191,7 @@ pub async fn wait_unready(operator: &Operator, words: &str, patience: Duration) 
 }
 
 /// Checks that at every revision of `history` as many pods have a record somewhere as have one at its beginning, where
-/// these keys end so. A pod's name is the last segment of its keys; keys of the value `foreign` are somebody else's.
+/// these keys end so. A pod's name is the last segment of its keys; keys of the value `foreign` do not count.
 pub async fn assert_never_fewer(history: &History, beginning: &[&str], foreign: &str) -> testbed::Result<()> {
     let name = |key: &str| key.rsplit('/').next().unwrap_or_default().to_owned();
     let mut held: std::collections::BTreeSet<(String, String)> = std::collections::BTreeSet::new();

@@ -12,7 +12,7 @@ const TTL: u32 = 10;
 const NEWER: &str = r#"{"v":2,"life":"10s"}"#;
 
 #[tokio::test]
-async fn the_leases_of_a_newer_release_are_renewed_their_keys_stay_and_pods_that_go_leave() -> Result<()> {
+async fn leases_of_newer_release_are_renewed_and_unready_pods_are_removed() -> Result<()> {
     let turn = Turn::take("newer", 1, TTL).await?;
     turn.register(&["orders"]).await?;
     turn.deploy(3).await?;
@@ -38,7 +38,7 @@ async fn the_leases_of_a_newer_release_are_renewed_their_keys_stay_and_pods_that
 
     let after = operator(turn.bed, "operator-1");
     after.wait_ready(SOON).await?;
-    // Longer than any lease lives that nobody renews.
+    // Longer than a lease lasts that is not renewed.
     tokio::time::sleep(Duration::from_secs(u64::from(TTL) + 5)).await;
     history.assert_silent().await;
     assert_eq!(turn.etcd.dump(&turn.plain("orders")).await?, keys);

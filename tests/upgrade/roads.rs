@@ -5,7 +5,7 @@ use testbed::Result;
 use crate::scene::{Generation, Road, Scene};
 
 #[tokio::test]
-async fn upgrades_and_their_way_back_are_seen_by_nobody_and_work_goes_on_between_them() -> Result<()> {
+async fn upgrades_and_rollbacks_are_invisible_to_consumers() -> Result<()> {
     let Some(mut scene) = Scene::set().await? else {
         return Ok(());
     };

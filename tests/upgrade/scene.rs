@@ -43,8 +43,8 @@ pub struct Scene {
     operators: Vec<Operator>,
     release: Release,
     history: History,
-    /// All that consumers have been told by work, and nothing else may be told.
-    told: usize,
+    /// How many events `work` has caused. Consumers may receive no others.
+    reported: usize,
     held: String,
     started: u32,
     turn: Turn,
@@ -73,7 +73,7 @@ impl Scene {
         let mut scene = Self {
             operators: Vec::new(),
             history: History::watch(&turn.etcd, "", 0).await?,
-            told: 0,
+            reported: 0,
             held: String::new(),
             started: 0,
             release,
@@ -85,7 +85,7 @@ impl Scene {
         }
         wait_in_sync(scene.turn.namespace.objects(), "orders", 3).await;
         scene.held = scene.lose_many().await?;
-        scene.told = scene.events().await?.len();
+        scene.reported = scene.events().await?.len();
         Ok(Some(scene))
     }
 
@@ -107,7 +107,7 @@ impl Scene {
     }
 
     /// Replaces all replicas, as helm does: first the rights are those of the new ones. The definitions are those of the
-    /// newer release from its first replica on. Nobody may notice.
+    /// newer release from its first replica on. Consumers may receive no event.
     pub async fn go(&mut self, road: Road, to: Generation) -> Result<()> {
         let before = self.keys().await?;
         match to {
@@ -136,7 +136,7 @@ impl Scene {
         }
         let names: BTreeSet<&str> = self.operators.iter().map(Operator::name).collect();
         for registry in ["default", "guarded"] {
-            let told = |object: &Value| {
+            let reported = |object: &Value| {
                 object["status"]["leader"]
                     .as_str()
                     .is_some_and(|name| names.contains(name))
@@ -144,22 +144,22 @@ impl Scene {
             self.turn
                 .bed
                 .objects()
-                .wait((API, "Registry", registry), told, LONG)
+                .wait((API, "Registry", registry), reported, LONG)
                 .await?;
         }
         assert_eq!(self.hold().await?, self.held, "{road:?} to {to:?}: another hold");
         let events = self.events().await?;
         assert_eq!(
             events.len(),
-            self.told,
+            self.reported,
             "{road:?} to {to:?}: {:?}",
-            &events[self.told..]
+            &events[self.reported..]
         );
         assert_eq!(self.keys().await?, before, "{road:?} to {to:?}");
         Ok(())
     }
 
-    /// A pod is lost and regained, by whoever leads now, and nothing else is touched by that.
+    /// Makes a pod unready and ready again. The leader changes the keys of that pod and no others.
     pub async fn work(&mut self) -> Result<()> {
         let (theirs, others) = parted(self.keys().await?);
         assert!(theirs.len() > 5, "{theirs:?}");
@@ -168,12 +168,12 @@ impl Scene {
         self.turn.namespace.set_ready("a", true).await?;
         let again = self.wait_worked(theirs.len()).await?;
         let events = self.events().await?;
-        let new: Vec<String> = events[self.told..].iter().map(ToString::to_string).collect();
+        let new: Vec<String> = events[self.reported..].iter().map(ToString::to_string).collect();
         let of_pod = |event: &Event| theirs.contains_key(&event.key) || again.contains_key(&event.key);
-        assert!(events[self.told..].iter().all(of_pod), "{new:?}");
+        assert!(events[self.reported..].iter().all(of_pod), "{new:?}");
         assert_eq!(new.len(), theirs.len() + again.len(), "{new:?}");
         assert_eq!(parted(self.keys().await?).1, others);
-        self.told = events.len();
+        self.reported = events.len();
         wait_in_sync(self.turn.namespace.objects(), "orders", 3).await;
         Ok(())
     }
@@ -247,10 +247,10 @@ impl Scene {
         let registry = (API, "Registry", "guarded");
         let held = |object: &Value| condition(object, "RemovalsHeld").1 == "LossAboveLimit";
         let object = self.turn.bed.objects().wait(registry, held, LONG).await?;
-        let told = message(&object, "RemovalsHeld");
-        let (_, id) = told
+        let reported = message(&object, "RemovalsHeld");
+        let (_, id) = reported
             .split_once(&format!("{}=", leasehold::api::APPROVE_REMOVALS))
-            .expect(&told);
+            .expect(&reported);
         Ok(id.to_owned())
     }
 }

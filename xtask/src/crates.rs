@@ -25,8 +25,10 @@ pub fn linked(target: &str) -> Result<BTreeMap<Id, Linked>> {
         .current_dir(crate::check::workspace());
     let output = tree.output().map_err(doing("run cargo tree"))?;
     if !output.status.success() {
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(Error::Broken(format!("cargo tree says which crates there are: {told}")));
+        let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(Error::Broken(format!(
+            "cargo tree says which crates there are: {reported}"
+        )));
     }
     parse(&String::from_utf8_lossy(&output.stdout))
         .ok_or_else(|| Error::Broken("the output of cargo tree can be read: its format is another one".to_owned()))
@@ -62,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_is_read_with_who_uses_whom() {
+    fn dependency_tree_is_parsed_with_direct_dependencies() {
         let tree = "0a v1.0.0 (/work)\tMIT\n1b v2.0.0\tMIT/Apache-2.0\n2c v3.0.0\t\n1c v3.0.0\t (*)\n";
         let crates = parse(tree).expect("it is a tree");
         assert_eq!(crates.len(), 3);

@@ -1,5 +1,5 @@
-//! `cargo xtask fuzz`: random input for what takes input from outside. The targets and what changes the input are in
-//! `src/fuzz`, among the unit tests: they see what only tests see, and need no other toolchain.
+//! `cargo xtask fuzz`: random input for the code that parses input from outside. The targets and the mutators are in
+//! `src/fuzz`, among the unit tests: they need private items, and no other toolchain.
 
 use std::process::Command;
 
@@ -17,7 +17,7 @@ pub struct Options {
     /// One target only: pods, templates, records or histories
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
-    /// Where the random numbers begin; made up, and told, when left out
+    /// Seed of the random numbers; a random one is chosen and printed by default
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
 }
@@ -44,11 +44,11 @@ pub fn command(options: &Options) -> Command {
     command
 }
 
-/// Runs it; an error when input was found that does harm.
+/// Runs the targets. Fails if an input fails.
 pub async fn run(options: &Options) -> Result<()> {
     run_here("fuzz", command(options), FIX).await
 }
 
 /// What to do when it fails.
-pub const FIX: &str = "see what it says above; when it says nothing, the process ended by the input: those that ran last are in \
-                       target/fuzz";
+pub const FIX: &str =
+    "see the report above; without a report, an input ended the process: the inputs that ran last are in target/fuzz";

@@ -1,13 +1,13 @@
 //! The contributors' commands: `cargo xtask demo`, `cargo xtask up`, `cargo xtask chaos` and `cargo xtask test`.
 //!
-//! - [`demo`]: the story that a newcomer watches, which fails when it does not hold.
-//! - [`up`]: the same bed, left up for people and programs to play with.
-//! - [`chaos`]: random work under random faults, judged by what consumers could see.
+//! - [`demo`]: a guided tour of claims, which fails if one of them does not hold.
+//! - [`up`]: the same bed, left running for people and for programs.
+//! - [`chaos`]: a random workload under random faults, checked by what consumers could observe.
 //! - [`mod@bench`]: what an operator costs.
 //! - [`check`]: everything that CI checks.
-//! - [`fuzz`]: random input for what takes input from outside.
-//! - [`rollouts`]: rollouts under load, and how many calls they cost.
-//! - [`image`]: the operator's image, and what it is made of.
+//! - [`fuzz`]: random input for the code that parses input from outside.
+//! - [`rollouts`]: rollouts under load, and how many calls fail in them.
+//! - [`image`]: the operator's image, and its bill of materials.
 //! - [`stage`]: what `demo` and `up` share: a bed with the operator of this tree on it.
 
 mod bench;
@@ -31,36 +31,36 @@ use clap::Parser;
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Command {
-    /// Tells the story of leasehold on a real control plane and a real etcd, with timings taken on the spot; fails when a
-    /// step of it does not hold.
+    /// Runs the demo on a real control plane and a real etcd and prints timings. Fails if a claim does not hold.
     Demo(demo::Options),
-    /// Starts a control plane, an etcd and the operator of this tree, prints one line of JSON that says where they are,
-    /// and ends them all on SIGINT or SIGTERM.
+    /// Starts a control plane, an etcd and the operator of this tree, and prints one line of JSON with their addresses.
+    /// Ends them on SIGINT or SIGTERM.
     Up(up::Options),
-    /// Breaks servers and operators at random while pods and registrations change, and fails when a consumer could have
-    /// noticed.
+    /// Injects random faults into servers and operators while pods and registrations change. Fails if a consumer could
+    /// have noticed a fault.
     Chaos(chaos::Options),
-    /// Replaces the pods of a Deployment again and again while consumers call them, and prints how many calls failed; fails
-    /// when one failed in spite of the readiness gate and the drain. The first run builds Traefik (7 minutes on two cores).
+    /// Runs rollouts of a Deployment while consumers call its pods, and prints the number of failed calls. Fails if a
+    /// call failed although the readiness gate and the drain were in use. The first run builds Traefik (7 minutes on
+    /// two cores).
     Rollouts(rollouts::Options),
-    /// Measures what an operator costs and how long it takes, with many pods and Services, and prints a table. Takes about
-    /// 10 minutes on two cores.
+    /// Measures memory, CPU time and latency of an operator with many pods and Services, and prints a table. Takes
+    /// about 10 minutes on two cores.
     Bench(bench::Options),
-    /// Feeds random input to what takes input from outside: pods, templates, the operator's records in etcd, and histories
-    /// of watches. What does harm is cut down, told with its seed, and kept.
+    /// Feeds random input to the code that parses input from outside: pods, templates, the operator's records in etcd,
+    /// and histories of watches. Minimizes an input that fails, prints it with its seed, and keeps it in tests/fuzz.
     Fuzz(fuzz::Options),
-    /// Runs everything that CI checks, in order of cost, and stops at the first failure.
+    /// Runs all checks of CI, in order of cost, and stops at the first failure.
     Test(check::Options),
-    /// Writes anew what the chart repeats of other files: the definitions of the kinds, and the table of its values.
+    /// Updates the generated files of the chart: the CRDs, the defaults, and the table of values in its README.
     Chart,
-    /// Writes deploy/leasehold.yaml anew, which installs without helm what the chart installs.
+    /// Renders the chart into deploy/leasehold.yaml, for installations without Helm.
     Manifests,
-    /// Writes docs/reference: a page that lists every field of the kinds, and their JSON schemas.
+    /// Generates docs/reference: a page that lists every field of the CRDs, and their JSON schemas.
     Reference,
-    /// Checks what the oldest supported kube-apiserver accepts and rejects. Builds it first, once for a machine (10 minutes
-    /// on two cores).
+    /// Runs tests/crds.rs on the oldest supported kube-apiserver. The first run builds it (10 minutes on two cores).
     Compat,
-    /// Makes the operator's image: an OCI archive of a static program, without a docker daemon, and its bill of materials.
+    /// Builds the operator's image without a Docker daemon: an OCI archive with a static program, and its bill of
+    /// materials.
     Image(image::Options),
 }
 

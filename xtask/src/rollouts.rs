@@ -13,7 +13,7 @@ pub struct Options {
     /// killed
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
-    /// Leave out the readiness gate and the drain, to see how many calls fail then
+    /// Run without the readiness gate and the drain, to count the calls that fail then
     #[arg(long)]
     without: bool,
 }
@@ -30,7 +30,7 @@ fn command(options: &Options) -> Command {
     command
 }
 
-/// Runs them and prints how many calls of each client failed; an error when one failed in spite of gate and drain.
+/// Prints how many calls of each client failed. Fails if a call failed although gate and drain were in use.
 pub async fn run(options: &Options) -> Result<()> {
     run_here(
         "rollouts",

@@ -1,10 +1,10 @@
-//! Ctrl-C and its kin.
+//! SIGINT and SIGTERM.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::{Error, Result, doing};
 
-/// SIGINT and SIGTERM, heard from now on instead of ending the process.
+/// Receives SIGINT and SIGTERM, which no longer end the process.
 pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -21,18 +21,18 @@ impl Signals {
     }
 
     /// Waits for one.
-    pub async fn heard(&mut self) {
+    pub async fn received(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
     }
 
-    /// Does some work and drops it, with all that it started, when a signal is heard.
-    pub async fn unless_heard<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Runs `work`, and drops it with all that it started when a signal is received.
+    pub async fn unless_signalled<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             done = work => done,
-            () = self.heard() => Err(Error::Interrupted),
+            () = self.received() => Err(Error::Interrupted),
         }
     }
 }

@@ -53,7 +53,7 @@ impl Stage {
         let endpoints = bed.registry().endpoints();
         bed.create_registry("default", &endpoints, config.registry_ttl).await?;
         eprintln!(
-            "up in {:.1} s; starting the operator ...",
+            "started in {:.1} s; starting the operator ...",
             begin.elapsed().as_secs_f64()
         );
 
@@ -97,8 +97,8 @@ pub fn build_tools(etcds: &[EtcdVersion]) -> Result<()> {
     if !missing.is_empty() {
         Tool::check_go()?;
         eprintln!(
-            "{} of the {} programs of the control plane are to be built, once for this machine (all of them usually take \
-             11 minutes on two cores)",
+            "building {} of the {} programs of the control plane, once per machine (all of them usually take 11 \
+             minutes on two cores)",
             missing.len(),
             Tool::ALL.len()
         );

@@ -1,4 +1,4 @@
-//! `cargo xtask up`: a bed that stays until it is told to go, for people and for programs that drive it by one line of JSON.
+//! `cargo xtask up`: a bed that runs until a signal, for people and for programs, which read one line of JSON.
 
 use std::{io::Write, time::Duration};
 
@@ -20,27 +20,27 @@ const RESPITE: Duration = Duration::from_millis(300);
 /// What to start.
 #[derive(clap::Args)]
 pub struct Options {
-    /// The release of the etcd to register in: 3.5, 3.6 or 3.7
+    /// Release of the etcd to register in: 3.5, 3.6 or 3.7
     #[arg(long, value_name = "X.Y", default_value_t)]
     etcd_version: EtcdVersion,
-    /// Members of that etcd
+    /// Number of members of that etcd
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
     etcd_members: u8,
-    /// Operators to run, named operator-0, operator-1, ...
+    /// Number of operators, named operator-0, operator-1, ...
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=9))]
     operators: u8,
     /// Time to live of keys in the Registry `default`, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(5..=299))]
     registry_ttl: u32,
-    /// Start an operator that died again, with the same flags, within a second
+    /// Restart an operator that has ended, with the same flags, within a second
     #[arg(long)]
     restart_operators: bool,
 }
 
-/// Starts everything, says where it is, and ends it on SIGINT or SIGTERM.
+/// Starts everything, prints its addresses, and ends it on SIGINT or SIGTERM.
 pub async fn run(options: &Options) -> Result<()> {
     let mut signals = Signals::listen()?;
-    match Box::pin(signals.unless_heard(stay(options))).await {
+    match Box::pin(signals.unless_signalled(stay(options))).await {
         // That is how it is meant to end.
         Err(Error::Interrupted) => {
             eprintln!("ended");
@@ -71,7 +71,7 @@ async fn stay(options: &Options) -> Result<()> {
     std::future::pending().await
 }
 
-/// Tells of an operator's end, and starts it again where that is wanted.
+/// Reports the end of an operator, and restarts it if `restart` is set.
 async fn watch_over(operator: &Operator, restart: bool) -> Result<()> {
     loop {
         let status = operator.process().ended().await;

@@ -1,4 +1,4 @@
-//! The image that `cargo xtask image` makes: it is the same every time, and the operator runs from it as nobody in particular.
+//! The image of `cargo xtask image`: it is reproducible, and the operator in it runs without root.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -13,8 +13,8 @@ fn image(to: &Path, arguments: &[&str]) {
     let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
     xtask.arg("image").args(arguments).arg("--output").arg(to);
     let output = xtask.output().expect("xtask runs");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{xtask:?}: {told}");
+    let reported = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{xtask:?}: {reported}");
 }
 
 fn read(path: &Path) -> Vec<u8> {
@@ -35,8 +35,8 @@ async fn the_operator_runs_from_an_image_that_is_the_same_every_time() -> Result
     let bytes = read(&program);
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
     let place = place.display().to_string();
-    let told = bytes.windows(place.len()).any(|window| window == place.as_bytes());
-    assert!(!told, "the program names {place}");
+    let reported = bytes.windows(place.len()).any(|window| window == place.as_bytes());
+    assert!(!reported, "the program names {place}");
     let bill = read(&unpacked.root().join("usr/share/doc/leasehold/sbom.cdx.json"));
     assert_eq!(bill, read(&folder.path().join("first.cdx.json")));
     let bill: Value = serde_json::from_slice(&bill).expect("JSON");
@@ -51,7 +51,7 @@ async fn the_operator_runs_from_an_image_that_is_the_same_every_time() -> Result
         home.apply(object).await?;
     }
     home.wait_ready_pods("app.kubernetes.io/component=operator", 1).await?;
-    // Who is not root cannot become somebody else, but in a world of its own that is not seen from here.
+    // A kubelet without root runs the pod in a user namespace, whose ids are not visible here: only root is ruled out.
     let users = users(&bed, home.name()).await?;
     assert!(users.iter().all(|&(user, group)| user != 0 && group != 0), "{users:?}");
 

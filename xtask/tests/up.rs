@@ -66,19 +66,19 @@ fn number(value: &Value) -> u64 {
 #[test]
 fn it_says_where_everything_is_restarts_operators_and_ends_all_on_sigterm() {
     let mut up = Up::start(&["--etcd-members", "3", "--operators", "2", "--restart-operators"]);
-    let told = up.line();
-    assert_eq!(told["etcd"].as_array().map(Vec::len), Some(3), "{told}");
-    assert_eq!(told["operators"].as_array().map(Vec::len), Some(2), "{told}");
+    let reported = up.line();
+    assert_eq!(reported["etcd"].as_array().map(Vec::len), Some(3), "{reported}");
+    assert_eq!(reported["operators"].as_array().map(Vec::len), Some(2), "{reported}");
 
-    let registries = Command::new(told["kubectl"].as_str().expect("a path"))
+    let registries = Command::new(reported["kubectl"].as_str().expect("a path"))
         .args(["get", "registry", "default", "-o", "jsonpath={.spec.etcd.endpoints}"])
-        .env("KUBECONFIG", told["kubeconfig"].as_str().expect("a path"))
+        .env("KUBECONFIG", reported["kubeconfig"].as_str().expect("a path"))
         .output()
         .expect("kubectl runs");
     let endpoints: Value = serde_json::from_slice(&registries.stdout).expect("JSON");
-    assert_eq!(endpoints, told["etcd"]);
+    assert_eq!(endpoints, reported["etcd"]);
 
-    let victim = &told["operators"][1];
+    let victim = &reported["operators"][1];
     let begin = Instant::now();
     signal("KILL", number(&victim["pid"]));
     let restarted = up.line();
@@ -90,23 +90,23 @@ fn it_says_where_everything_is_restarts_operators_and_ends_all_on_sigterm() {
     );
     assert_ne!(successor["pid"], victim["pid"]);
 
-    let etcds = told["etcd_pids"].as_array().expect("a list");
-    let operators = [number(&told["operators"][0]["pid"]), number(&successor["pid"])];
+    let etcds = reported["etcd_pids"].as_array().expect("a list");
+    let operators = [number(&reported["operators"][0]["pid"]), number(&successor["pid"])];
     let pids: Vec<_> = etcds
         .iter()
         .map(number)
-        .chain([number(&told["apiserver_pid"])])
+        .chain([number(&reported["apiserver_pid"])])
         .chain(operators)
         .collect();
     for &pid in &pids {
-        assert!(is_alive(pid), "{pid} of {told} does not live");
+        assert!(is_alive(pid), "{pid} of {reported} does not live");
     }
     signal("TERM", up.child.id().into());
     let begin = Instant::now();
     assert!(up.child.wait().expect("wait").success());
     assert!(begin.elapsed() < END, "it took {:?}", begin.elapsed());
     for pid in pids {
-        assert!(!is_alive(pid), "{pid} of {told} lives on");
+        assert!(!is_alive(pid), "{pid} of {reported} lives on");
     }
-    assert!(!Path::new(told["logs"].as_str().expect("a path")).exists());
+    assert!(!Path::new(reported["logs"].as_str().expect("a path")).exists());
 }

@@ -238,6 +238,11 @@ impl Error {
         )
     }
 
+    /// Whether etcd has compacted the requested revision away.
+    pub(super) fn is_compacted(&self) -> bool {
+        matches!(self, Self::Other { code: code::OUT_OF_RANGE, message, .. } if message.contains("compacted"))
+    }
+
     /// Whether the member that was asked knows no leader of its cluster.
     pub fn is_no_leader(&self) -> bool {
         matches!(self, Self::Unreachable { cause, .. } if cause.contains("no leader"))
@@ -465,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_rejected_for_its_content_differs_from_one_that_may_work_later() {
+    fn content_rejections_are_distinguished_from_retryable_errors() {
         for (code, message) in [
             (3, "etcdserver: request is too large"),
             (3, "etcdserver: too many operations in txn request"),

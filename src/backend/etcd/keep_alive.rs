@@ -37,7 +37,7 @@ pub(super) enum Report {
     /// The lease was renewed by a request sent at `sent`.
     Alive { lease: LeaseId, sent: Instant },
     /// The member does not know the lease. Must be confirmed by etcd's leader.
-    Doubtful(LeaseId),
+    Unconfirmed(LeaseId),
     /// etcd denies renewing the lease, even on a separate stream.
     Denied(LeaseId),
     /// The stream failed.
@@ -99,7 +99,7 @@ impl KeepAliveStream {
                 }
                 Ok(None) => {
                     backoff.reset();
-                    self.report(Report::Doubtful(first.lease));
+                    self.report(Report::Unconfirmed(first.lease));
                 }
                 Err(error) => {
                     let mut waiting = vec![first.lease];
@@ -249,7 +249,7 @@ impl KeepAliveStream {
         self.report(if ttl > 0 {
             Report::Alive { lease, sent }
         } else {
-            Report::Doubtful(lease)
+            Report::Unconfirmed(lease)
         });
     }
 

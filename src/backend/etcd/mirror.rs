@@ -1,8 +1,9 @@
 //! The mirror of the operator's keys in etcd: lists each prefix once, then watches it for the life of the process.
 //!
-//! Every failure (broken stream, compaction, silence, restore) has the same answer: report that the mirror is
-//! interrupted, list all prefixes again at one revision, and watch from there. Only a prefix that the user may not read
-//! does not disturb the others: the mirror leaves the prefix out and retries it later.
+//! A broken or silent stream is continued where it ended, if etcd still has the history since then (see `resume`). Every
+//! other failure has the same answer: report that the mirror is interrupted, list all prefixes again at one revision, and
+//! watch from there. Only a prefix that the user may not read does not disturb the others: the mirror leaves the prefix
+//! out and retries it later.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -18,7 +19,9 @@ use super::error::Error;
 use super::pause::{JitteredBackoff, jittered};
 use super::requests::Snapshot;
 use super::watches::{Message, Watches};
-use crate::model::{Backoff, Key, KeyValue, Observation, Prefix, Revision};
+use crate::model::{Backoff, Key, KeyValue, LeaseId, Observation, Prefix, Revision};
+
+mod resume;
 
 /// Concurrent list requests: enough to hide the round trips of many small prefixes.
 const READS: usize = 4;
@@ -36,7 +39,7 @@ const BETWEEN: Duration = Duration::from_millis(500);
 /// Mirrors the last set received from `scopes` into `out` until `shutdown`. The `essential` prefix must be readable:
 /// without it the mirror shows nothing. Any other prefix that the user may not read is reported as
 /// [`Observation::Denied`] and retried until it may be read. For each key, changes arrive in the order of revisions,
-/// and none repeats what the last snapshot of its prefix contains.
+/// and none repeats what the last snapshot of its prefix contains. After an interruption, a change may be repeated.
 ///
 /// Every set is compared with the previous one. So a prefix that was removed and added again has a new snapshot,
 /// however quickly that happened.
@@ -52,6 +55,8 @@ pub async fn mirror(
         essential,
         scopes,
         wanted: Arc::default(),
+        listed: BTreeSet::new(),
+        positions: Vec::new(),
         denied: BTreeMap::new(),
         out,
         history: History::default(),
@@ -95,6 +100,9 @@ impl From<Closed> for Interruption {
 struct History {
     cluster_id: Option<u64>,
     highest: Revision,
+    /// The newest write of a key on a lease that the mirror has reported. The id of a lease is random, so no other history
+    /// has the same write at the same revision.
+    newest: Option<(Key, KeyValue)>,
 }
 
 impl History {
@@ -107,6 +115,14 @@ impl History {
         self.cluster_id = Some(cluster_id);
         self.highest = revision;
         true
+    }
+
+    /// Records a write, if it is the newest one of a key on a lease.
+    fn add(&mut self, key: &Key, held: &KeyValue) {
+        let newest = self.newest.as_ref().map(|(_, held)| held.mod_revision);
+        if held.lease != LeaseId::NONE && newest.is_none_or(|newest| newest < held.mod_revision) {
+            self.newest = Some((key.clone(), held.clone()));
+        }
     }
 }
 
@@ -121,6 +137,10 @@ struct Mirror {
     essential: Prefix,
     scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
     wanted: Arc<BTreeSet<Prefix>>,
+    /// The prefixes that have been wanted since they were listed last, or denied.
+    listed: BTreeSet<Prefix>,
+    /// From where the watches of a broken stream continue. Empty if all prefixes must be listed.
+    positions: Vec<(Prefix, Revision)>,
     denied: BTreeMap<Prefix, Denied>,
     out: mpsc::Sender<Observation>,
     history: History,
@@ -151,10 +171,21 @@ fn roots<'a>(wanted: impl IntoIterator<Item = &'a Prefix>) -> Vec<Root> {
 impl Mirror {
     async fn run(&mut self) -> Closed {
         loop {
-            let Err(interruption) = self.follow().await;
-            let steady = self.live.take().is_some_and(|since| since.elapsed() >= STEADY);
+            let mut watches = Watches::new(&self.connection, &self.essential);
+            let Err(interruption) = self.follow(&mut watches).await;
+            let live = self.live.take();
+            let steady = live.is_some_and(|since| since.elapsed() >= STEADY);
             if steady {
                 self.backoff.reset();
+            }
+            match &interruption {
+                Interruption::Etcd(error) if error.is_connection() || error.wants_login() => {
+                    // Otherwise the earlier positions are still valid.
+                    if live.is_some() {
+                        self.positions = watches.positions();
+                    }
+                }
+                _ => self.positions.clear(),
             }
             let sent = match interruption {
                 Interruption::Closed => return Closed,
@@ -191,20 +222,28 @@ impl Mirror {
         self.out.send(observation).await.map_err(|_| Closed)
     }
 
-    /// Lists all prefixes and follows them until an error occurs.
-    async fn follow(&mut self) -> std::result::Result<std::convert::Infallible, Interruption> {
-        // Everything is listed again, so only the last set counts.
-        while let Ok(scopes) = self.scopes.try_recv() {
-            self.wanted = scopes;
+    /// Continues the watches of the last stream, or lists all prefixes, and follows them until an error occurs.
+    async fn follow(&mut self, watches: &mut Watches) -> std::result::Result<std::convert::Infallible, Interruption> {
+        if let Ok(scopes) = self.scopes.try_recv() {
+            self.take_wanted(scopes);
         }
         while self.wanted.is_empty() {
-            self.wanted = self.scopes.recv().await.ok_or(Closed)?;
+            let scopes = self.scopes.recv().await.ok_or(Closed)?;
+            self.take_wanted(scopes);
         }
         let mut access_changes = self.connection.access_changes();
-        let mut watches = Watches::new(&self.connection, &self.essential);
-        // The new access may have permissions that the old one lacked.
-        self.denied.clear();
-        self.fill(&BTreeSet::new(), &BTreeSet::new(), &mut watches).await?;
+        let is_resumed = self.resume(watches).await?;
+        if !is_resumed {
+            self.listed.clear();
+            // The new access may have permissions that the old one lacked.
+            self.denied.clear();
+        }
+        self.fill(&BTreeSet::new(), watches).await?;
+        if is_resumed {
+            self.shown = true;
+            let revision = self.history.highest;
+            self.send(Observation::Complete { revision }).await?;
+        }
         self.live = Some(Instant::now());
         let mut not_before = Instant::now();
         loop {
@@ -213,13 +252,11 @@ impl Mirror {
                 // The rarer events first: a continuous stream of changes must not delay a new prefix.
                 biased;
                 scopes = self.scopes.recv() => {
-                    let now = scopes.ok_or(Closed)?;
-                    let before = self.take_wanted(now);
-                    self.denied.retain(|scope, _| self.wanted.contains(scope));
-                    self.fill(&before, &BTreeSet::new(), &mut watches).await?;
+                    self.take_wanted(scopes.ok_or(Closed)?);
+                    self.fill(&BTreeSet::new(), watches).await?;
                     if self.wanted.is_empty() {
                         // A stream without watches does not report progress.
-                        watches = Watches::new(&self.connection, &self.essential);
+                        *watches = Watches::new(&self.connection, &self.essential);
                     }
                 }
                 () = access_changes.changed() => return Err(Interruption::AccessChanged),
@@ -227,8 +264,7 @@ impl Mirror {
                     let now = Instant::now();
                     let due = self.denied.iter().filter(|(_, denied)| denied.again_at <= now);
                     let tried: BTreeSet<Prefix> = due.map(|(scope, _)| scope.clone()).take(TRIED).collect();
-                    let before = self.wanted.clone();
-                    self.fill(&before, &tried, &mut watches).await?;
+                    self.fill(&tried, watches).await?;
                     not_before = Instant::now() + BETWEEN;
                 }
                 message = watches.next() => self.forward(message?).await?,
@@ -236,27 +272,21 @@ impl Mirror {
         }
     }
 
-    /// Takes in the set `next` and all that were received after it. Returns the prefixes that were in every set since the last
-    /// call.
-    fn take_wanted(&mut self, next: Arc<BTreeSet<Prefix>>) -> BTreeSet<Prefix> {
-        let before = std::mem::replace(&mut self.wanted, next);
-        let mut before = BTreeSet::clone(&before);
-        while let Ok(next) = self.scopes.try_recv() {
-            before.retain(|scope| self.wanted.contains(scope));
-            self.wanted = next;
+    /// Takes in the set `next` and all that were received after it.
+    fn take_wanted(&mut self, next: Arc<BTreeSet<Prefix>>) {
+        let mut next = Some(next);
+        while let Some(wanted) = next {
+            self.listed.retain(|scope| wanted.contains(scope));
+            self.denied.retain(|scope, _| wanted.contains(scope));
+            self.wanted = wanted;
+            next = self.scopes.try_recv().ok();
         }
-        before
     }
 
-    /// Lists and watches the prefixes that are wanted now and were not in `before`, and those of `tried` that were
-    /// denied. Stops watching prefixes that are not wanted.
-    async fn fill(
-        &mut self,
-        before: &BTreeSet<Prefix>,
-        tried: &BTreeSet<Prefix>,
-        watches: &mut Watches,
-    ) -> std::result::Result<(), Interruption> {
-        let (mut before, mut tried) = (before.clone(), tried.clone());
+    /// Lists and watches the wanted prefixes that are not listed, and those of `tried` that were denied. Stops watching
+    /// prefixes that are not wanted.
+    async fn fill(&mut self, tried: &BTreeSet<Prefix>, watches: &mut Watches) -> std::result::Result<(), Interruption> {
+        let (mut before, mut tried) = (self.listed.clone(), tried.clone());
         let mut read = None;
         loop {
             let readable = |scope: &&Prefix| tried.contains(*scope) || !self.denied.contains_key(*scope);
@@ -284,6 +314,7 @@ impl Mirror {
             if !denied {
                 let roots: HashSet<&Prefix> = wanted.iter().map(|(root, _)| root).collect();
                 watches.retain(|scope| roots.contains(scope));
+                self.listed.clone_from(&self.wanted);
                 return Ok(());
             }
             (before, tried) = (BTreeSet::clone(&self.wanted), BTreeSet::new());
@@ -373,6 +404,9 @@ impl Mirror {
             tracing::info!(scope = root.prefix(), "etcd allows reading the prefix again");
         }
         let Snapshot { revision, entries, .. } = snapshot;
+        for (key, held) in &entries {
+            self.history.add(key, held);
+        }
         for scope in inside.iter().filter(|scope| *scope != root) {
             let part: Vec<(Key, KeyValue)> = entries.iter().filter(|(key, _)| scope.contains(key)).cloned().collect();
             self.send(Observation::Snapshot {
@@ -399,6 +433,9 @@ impl Mirror {
             self.check_revision().await?;
         }
         for (key, held, revision) in message.changes {
+            if let Some(held) = &held {
+                self.history.add(&key, held);
+            }
             self.send(Observation::Changed { key, held, revision }).await?;
         }
         Ok(())

@@ -202,7 +202,7 @@ impl Renewal {
                 self.renewed(lease, sent);
                 self.record_answer(stream);
             }
-            Report::Doubtful(lease) => {
+            Report::Unconfirmed(lease) => {
                 let stream = self.stream_of(lease);
                 self.isolate(lease, false);
                 self.record_answer(stream);

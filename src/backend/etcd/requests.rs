@@ -30,6 +30,16 @@ pub struct Snapshot {
     pub entries: Vec<(Key, KeyValue)>,
 }
 
+/// One key at one revision.
+pub(super) struct Read {
+    /// None if the key does not exist.
+    pub(super) held: Option<KeyValue>,
+    /// The id of the cluster that answered.
+    pub(super) cluster_id: u64,
+    /// The newest revision of the cluster.
+    pub(super) revision: Revision,
+}
+
 /// The state of a lease in etcd.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseState {
@@ -184,17 +194,28 @@ impl Connection {
 
     /// Reads one key, linearizably, and the revision at which it was read.
     pub async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision)> {
+        let read = self.get_at(key, None).await?;
+        Ok((read.held, read.revision))
+    }
+
+    /// Reads one key at revision `at`, or at the newest revision, linearizably.
+    pub(super) async fn get_at(&self, key: &str, at: Option<Revision>) -> Result<Read> {
         let mut answer = self
             .call(self.kind("get"), |endpoint| {
                 let mut kv = endpoint.kv.clone();
-                async move { kv.get(key, None).await }
+                let options = at.map(|revision| GetOptions::new().with_revision(revision));
+                async move { kv.get(key, options).await }
             })
             .await?;
         let header = answer
             .take_header()
             .ok_or_else(|| Error::malformed("get", "no header"))?;
         let kv = answer.0.kvs.pop();
-        Ok((kv.and_then(decode).map(|(_, held)| held), header.revision()))
+        Ok(Read {
+            held: kv.and_then(decode).map(|(_, held)| held),
+            cluster_id: header.cluster_id(),
+            revision: header.revision(),
+        })
     }
 
     /// Grants `lease` for `ttl_seconds`. Returns the granted TTL in seconds, which may be longer. The id must be from

@@ -250,10 +250,10 @@ mod tests {
             (5_000, 40),
         ] {
             let course = renew(leases, Duration::from_millis(milliseconds));
-            let told = format!("{leases} leases, {milliseconds} ms: {course:?}");
-            assert!((2..=MAX_STREAMS).contains(&course.streams), "{told}");
-            assert!(course.first < Duration::from_secs(5), "{told}");
-            assert!(course.later < Duration::from_secs(2), "{told}");
+            let reported = format!("{leases} leases, {milliseconds} ms: {course:?}");
+            assert!((2..=MAX_STREAMS).contains(&course.streams), "{reported}");
+            assert!(course.first < Duration::from_secs(5), "{reported}");
+            assert!(course.later < Duration::from_secs(2), "{reported}");
         }
     }
 

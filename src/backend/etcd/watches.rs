@@ -29,6 +29,13 @@ pub(super) struct Message {
     pub(super) changes: Vec<(Key, Option<KeyValue>, Revision)>,
 }
 
+/// An active watch.
+struct Watch {
+    scope: Prefix,
+    /// The first revision whose changes have not been returned completely.
+    from: Revision,
+}
+
 enum Command {
     Create { id: i64, scope: Prefix, from: Revision },
     Cancel { id: i64 },
@@ -58,7 +65,7 @@ pub(super) struct Watches {
     /// The client chooses the watch ids, so that answers need no matching. No id is used twice, so that late messages
     /// of a cancelled watch are recognizable.
     last_id: i64,
-    active: HashMap<i64, Prefix>,
+    active: HashMap<i64, Watch>,
     ids: HashMap<Prefix, i64>,
     /// Commands that are not sent yet. etcd stops reading when the client does not read its answers, so sending and
     /// receiving must run concurrently.
@@ -98,9 +105,19 @@ impl Watches {
             let scope = scope.clone();
             self.commands.push_back(Command::Create { id, scope, from });
         }
-        self.active.insert(id, scope.clone());
+        let watch = Watch {
+            scope: scope.clone(),
+            from,
+        };
+        self.active.insert(id, watch);
         self.ids.insert(scope, id);
         Ok(())
+    }
+
+    /// The watched prefixes, each with the revision from which another stream continues.
+    pub(super) fn positions(&self) -> Vec<(Prefix, Revision)> {
+        let watches = self.active.values();
+        watches.map(|watch| (watch.scope.clone(), watch.from)).collect()
     }
 
     /// Cancels the watches of all prefixes for which `keep` is false.
@@ -237,9 +254,10 @@ impl Watches {
     }
 
     /// Extracts the changes of an answer; `None` for late messages of cancelled watches.
-    fn read(&self, mut answer: WatchResponse) -> Result<Option<Message>> {
+    fn read(&mut self, mut answer: WatchResponse) -> Result<Option<Message>> {
         let id = answer.watch_id();
-        let active = self.active.contains_key(&id);
+        let watch = self.active.get_mut(&id);
+        let active = watch.is_some();
         if answer.canceled() {
             // etcd reports a refused creation under no id or under another one. Only the client's own cancellations are
             // expected.
@@ -252,6 +270,11 @@ impl Watches {
         let events = std::mem::take(&mut answer.0.events);
         if !active && !events.is_empty() {
             return Ok(None);
+        }
+        let last = events.last().and_then(|event| event.kv.as_ref());
+        if let (Some(watch), Some(last)) = (watch, last) {
+            // Only a fragment may end within a revision.
+            watch.from = last.mod_revision + i64::from(!answer.0.fragment);
         }
         Ok(Some(Message {
             cluster_id: header.cluster_id(),

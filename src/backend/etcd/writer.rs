@@ -17,7 +17,7 @@ impl Connection {
     /// stay below etcd's request limit of 1.5 MiB. The planner splits larger ones; otherwise etcd answers
     /// [`Error::TooLarge`].
     ///
-    /// If an answer is lost or late, the transaction is sent again. With a checkpoint (`note`) it is still executed
+    /// If an answer is lost or late, the transaction is sent again. With a checkpoint it is still executed
     /// only once: the other copies return [`TxnOutcome::Overtaken`]. Without a checkpoint, puts of an earlier copy are
     /// reported as `Refused`, with exactly the value and lease that this transaction writes.
     pub async fn commit(&self, fence: &Fence, transaction: &Transaction) -> Result<TxnOutcome> {
@@ -62,11 +62,11 @@ fn encode(fence: &Fence, transaction: &Transaction) -> Txn {
     let nested = |(position, op)| TxnOp::txn(guarded(op, transaction.unit_of(position)));
     let mut writes: Vec<TxnOp> = transaction.ops.iter().enumerate().map(nested).collect();
     let mut reads = vec![TxnOp::get(&*fence.key, None)];
-    if let Some(note) = &transaction.note {
-        let key = &*note.key;
-        holds.push(Compare::mod_revision(key, CompareOp::Less, note.after + 1));
-        let options = PutOptions::new().with_lease(note.lease.0);
-        writes.push(TxnOp::put(key, &*note.value, Some(options)));
+    if let Some(checkpoint) = &transaction.checkpoint {
+        let key = &*checkpoint.key;
+        holds.push(Compare::mod_revision(key, CompareOp::Less, checkpoint.after + 1));
+        let options = PutOptions::new().with_lease(checkpoint.lease.0);
+        writes.push(TxnOp::put(key, &*checkpoint.value, Some(options)));
         reads.push(TxnOp::get(key, None));
     }
     Txn::new().when(holds).and_then(writes).or_else(reads)
@@ -125,7 +125,9 @@ fn refusal(answer: TxnResponse, fence: &Fence) -> Result<TxnOutcome> {
         return Ok(TxnOutcome::Fenced);
     }
     match next_read()? {
-        Some(note) => Ok(TxnOutcome::Overtaken { at: note.mod_revision }),
+        Some(checkpoint) => Ok(TxnOutcome::Overtaken {
+            at: checkpoint.mod_revision,
+        }),
         None => Err(Error::malformed("txn", "the conditions failed, but all of them hold")),
     }
 }

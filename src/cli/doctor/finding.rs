@@ -135,8 +135,8 @@ mod tests {
             "Kubernetes\n  ok      it answers\nRegistry default\n  WARNING etcd 3.4 is old\n          fix: upgrade it\n  PROBLEM etcd is \
              full\n          fix: make room\n1 problems, 1 warnings, 1 ok\n"
         );
-        let told: serde_json::Value = serde_json::from_str(&json(&chapters)).expect("JSON");
-        assert_eq!(told["worst"], "problem");
-        assert_eq!(told["chapters"][1]["findings"][1]["fix"], "make room");
+        let output: serde_json::Value = serde_json::from_str(&json(&chapters)).expect("JSON");
+        assert_eq!(output["worst"], "problem");
+        assert_eq!(output["chapters"][1]["findings"][1]["fix"], "make room");
     }
 }

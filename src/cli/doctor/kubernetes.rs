@@ -13,11 +13,11 @@ use crate::kube::{Features, Listing, ListingError, Right, WatchScope, clocks_apa
 /// The maximum difference of the clocks. With a larger difference, holds of removals end at unexpected times.
 const APART: Duration = Duration::from_secs(5);
 
-/// Checks the cluster for the user `somebody`, or for the current user, with the permissions that watching
+/// Checks the cluster for the user `account`, or for the current user, with the permissions that watching
 /// `watch_scope` needs with these features of the operator.
 pub async fn examine(
     client: &Client,
-    somebody: Option<&str>,
+    account: Option<&str>,
     watch_scope: &WatchScope,
     features: Features,
 ) -> Vec<Finding> {
@@ -28,7 +28,7 @@ pub async fn examine(
         Err(error) => return vec![unanswered(&error)],
     };
     findings.extend(definitions(&listing).await);
-    findings.extend(rights(client, somebody, watch_scope, features).await);
+    findings.extend(rights(client, account, watch_scope, features).await);
     findings.push(match clocks_apart(client).await {
         Ok(Some(apart)) if apart > APART => Finding::warning(
             format!(
@@ -50,18 +50,18 @@ fn unanswered(error: &ListingError) -> Finding {
     )
 }
 
-fn of_version(major: &str, minor: &str, told: &str) -> Finding {
+fn of_version(major: &str, minor: &str, version: &str) -> Finding {
     // Some distributions add a suffix, as in `33+`.
     let number = |text: &str| text.trim_end_matches(|c: char| !c.is_ascii_digit()).parse().ok();
     match (number(major), number(minor)) {
         (Some(major), Some(minor)) if (major, minor) < OLDEST_KUBERNETES => Finding::warning(
-            format!("kube-apiserver {told} is older than the oldest release that leasehold supports"),
+            format!("kube-apiserver {version} is older than the oldest release that leasehold supports"),
             format!(
                 "upgrade to Kubernetes {}.{} or later",
                 OLDEST_KUBERNETES.0, OLDEST_KUBERNETES.1
             ),
         ),
-        _ => Finding::well(format!("kube-apiserver {told} answers")),
+        _ => Finding::well(format!("kube-apiserver {version} answers")),
     }
 }
 
@@ -119,10 +119,10 @@ fn missing_fields(wanted: &Value, found: &Value, path: &str) -> Vec<String> {
     missing
 }
 
-async fn rights(client: &Client, somebody: Option<&str>, watch_scope: &WatchScope, features: Features) -> Vec<Finding> {
-    let who = somebody.unwrap_or("the current user");
+async fn rights(client: &Client, account: Option<&str>, watch_scope: &WatchScope, features: Features) -> Vec<Finding> {
+    let who = account.unwrap_or("the current user");
     let rights = crate::kube::rights(watch_scope, features);
-    let allowed = match may(client, somebody, &rights).await {
+    let allowed = match may(client, account, &rights).await {
         Ok(allowed) => allowed,
         Err(error) => {
             let what = format!("cannot check the permissions of {who}: {error}");
@@ -144,12 +144,16 @@ async fn rights(client: &Client, somebody: Option<&str>, watch_scope: &WatchScop
 
 fn missing_right(who: &str, right: &Right) -> Finding {
     let object = right.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
-    let place = right.area.name().map(|name| format!(" in {name}")).unwrap_or_default();
+    let place = right
+        .namespaces
+        .name()
+        .map(|name| format!(" in {name}"))
+        .unwrap_or_default();
     let group = match right.group {
         "" => "the core group",
         group => group,
     };
-    let role = match right.area.name() {
+    let role = match right.namespaces.name() {
         Some(_) => "Role",
         None => "ClusterRole",
     };
@@ -173,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_old_kubernetes_is_told_and_one_that_adds_to_its_number_is_understood() {
+    fn old_kubernetes_version_is_a_warning_and_vendor_suffix_is_parsed() {
         assert_eq!(of_version("1", "30+", "v1.30.5-gke").grade, Grade::Warning);
         assert_eq!(of_version("1", "31+", "v1.31.5-eks").grade, Grade::Well);
         assert_eq!(of_version("1", "36", "v1.36.3").grade, Grade::Well);

@@ -209,8 +209,8 @@ mod tests {
 
     #[test]
     fn an_account_is_named_by_its_namespace_and_its_name() {
-        let told = account("leasehold/operator");
-        assert_eq!(told.as_deref(), Ok("system:serviceaccount:leasehold:operator"));
+        let name = account("leasehold/operator");
+        assert_eq!(name.as_deref(), Ok("system:serviceaccount:leasehold:operator"));
         for wrong in ["operator", "/operator", "leasehold/", "a/b/c"] {
             assert!(account(wrong).is_err(), "{wrong}");
         }

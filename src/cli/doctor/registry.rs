@@ -18,7 +18,7 @@ use crate::telemetry::Calls;
 /// The used database size that is close to etcd's default quota of 2 GiB.
 const LARGE: i64 = 1700 << 20;
 /// The maximum number of registrations that are listed one by one.
-const TOLD: usize = 10;
+const MAX_LISTED: usize = 10;
 
 /// Checks the Registry named `only`, or all Registries.
 pub async fn examine(listing: &Listing, only: Option<&str>, namespace: &str, watch_scope: &WatchScope) -> Vec<Chapter> {
@@ -289,11 +289,11 @@ fn complaints(registrations: &[&ServiceRegistration]) -> Vec<Finding> {
             registrations.len()
         ))];
     }
-    let more = bad.len().saturating_sub(TOLD);
+    let more = bad.len().saturating_sub(MAX_LISTED);
     let fix = "follow the advice in the message; kubectl get svcreg -A -o wide lists all registrations";
     let mut findings: Vec<Finding> = bad
         .into_iter()
-        .take(TOLD)
+        .take(MAX_LISTED)
         .map(|what| Finding::warning(what, fix))
         .collect();
     if more > 0 {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_is_not_met_is_one_finding_and_ready_does_not_repeat_it() {
+    fn failed_condition_is_one_finding_and_ready_does_not_repeat_it() {
         let condition = |kind: &str, status: &str| {
             serde_json::json!({
                 "type": kind, "status": status, "reason": "R", "message": "m",
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn one_member_of_several_that_is_away_is_a_warning_and_all_of_them_a_problem() {
+    fn one_unreachable_member_is_a_warning_and_all_members_a_problem() {
         assert_eq!(grade(vec![Ok(status(1)), Ok(status(1))]), Grade::Well);
         assert_eq!(grade(vec![Ok(status(1)), Err(away())]), Grade::Warning);
         assert_eq!(grade(vec![Err(away()), Err(away())]), Grade::Problem);
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_of_two_clusters_a_full_database_and_a_lost_leader_are_problems() {
+    fn mixed_clusters_full_database_and_lost_leader_are_problems() {
         assert_eq!(grade(vec![Ok(status(1)), Ok(status(2))]), Grade::Problem);
         let full = Status {
             is_full: true,

@@ -9,34 +9,34 @@ type Release = (u32, u32, u32);
 struct Fault {
     what: &'static str,
     /// The first fixed release of each minor version. Minor versions after the last one listed are fixed too.
-    mended: &'static [Release],
+    fixed_in: &'static [Release],
     grade: Grade,
 }
 
 const FAULTS: [Fault; 5] = [
     Fault {
         what: "a former etcd leader that hung may revoke leases that were renewed (#12528, #15247)",
-        mended: &[(3, 5, 13), (3, 6, 0)],
+        fixed_in: &[(3, 5, 13), (3, 6, 0)],
         grade: Grade::Problem,
     },
     Fault {
         what: "leases may never expire after a restart with simple tokens (#13205)",
-        mended: &[(3, 5, 5), (3, 6, 0)],
+        fixed_in: &[(3, 5, 5), (3, 6, 0)],
         grade: Grade::Problem,
     },
     Fault {
         what: "each lease renewal puts far too much load on the etcd leader (#18069)",
-        mended: &[(3, 5, 16), (3, 6, 0)],
+        fixed_in: &[(3, 5, 16), (3, 6, 0)],
         grade: Grade::Warning,
     },
     Fault {
         what: "any client may renew and revoke leases, whatever its permissions (CVE-2026-33413)",
-        mended: &[(3, 5, 28), (3, 6, 9), (3, 7, 0)],
+        fixed_in: &[(3, 5, 28), (3, 6, 9), (3, 7, 0)],
         grade: Grade::Warning,
     },
     Fault {
         what: "puts within transactions may attach keys to leases of other users (CVE-2026-44283)",
-        mended: &[(3, 5, 30), (3, 6, 11), (3, 7, 0)],
+        fixed_in: &[(3, 5, 30), (3, 6, 11), (3, 7, 0)],
         grade: Grade::Warning,
     },
 ];
@@ -51,7 +51,7 @@ pub fn findings(endpoint: &str, version: &str) -> Vec<Finding> {
         let what = format!("{endpoint} runs etcd {version}, which gets no more fixes");
         return vec![Finding::problem(what, "upgrade to etcd 3.6 or 3.7")];
     }
-    let concerned = FAULTS.iter().filter(|fault| !is_mended(release, fault.mended));
+    let concerned = FAULTS.iter().filter(|fault| !is_fixed(release, fault.fixed_in));
     let mut findings: Vec<Finding> = concerned
         .map(|fault| Finding {
             grade: fault.grade,
@@ -65,11 +65,11 @@ pub fn findings(endpoint: &str, version: &str) -> Vec<Finding> {
     findings
 }
 
-fn is_mended(release: Release, mended: &[Release]) -> bool {
+fn is_fixed(release: Release, fixed_in: &[Release]) -> bool {
     let line = (release.0, release.1);
-    match mended.iter().find(|good| (good.0, good.1) == line) {
+    match fixed_in.iter().find(|good| (good.0, good.1) == line) {
         Some(good) => release >= *good,
-        None => mended.last().is_none_or(|last| release > *last),
+        None => fixed_in.last().is_none_or(|last| release > *last),
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn each_release_has_the_faults_that_were_mended_after_it_and_no_other() {
+    fn etcd_release_is_graded_by_the_bugs_fixed_after_it() {
         use Grade::{Problem, Warning, Well};
         assert_eq!(grades("3.7.0"), [Well]);
         assert_eq!(grades("3.8.1"), [Well]);

@@ -104,8 +104,8 @@ impl Manifests {
     /// Returns the namespace `name` with its labels from the files, plus the name label that Kubernetes sets on each
     /// namespace.
     pub fn namespace(&self, name: &str) -> NamespaceLabels {
-        let told = self.namespaces.iter().find(|namespace| namespace.name == name);
-        let mut tenant = told.cloned().unwrap_or_else(|| NamespaceLabels {
+        let given = self.namespaces.iter().find(|namespace| namespace.name == name);
+        let mut tenant = given.cloned().unwrap_or_else(|| NamespaceLabels {
             name: name.to_owned(),
             labels: BTreeMap::new(),
         });

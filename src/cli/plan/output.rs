@@ -16,7 +16,7 @@ const NAMED: usize = 3;
 pub fn text(plan: &Plan) -> String {
     let mut out = String::new();
     for outcome in &plan.outcomes {
-        tell(&mut out, outcome);
+        print(&mut out, outcome);
     }
     for (registration, cause) in &plan.refused {
         line(
@@ -56,7 +56,7 @@ pub fn text(plan: &Plan) -> String {
     out
 }
 
-fn tell(out: &mut String, outcome: &Outcome) {
+fn print(out: &mut String, outcome: &Outcome) {
     let Outcome {
         registration,
         kind,
@@ -166,14 +166,14 @@ fn printable(value: &[u8]) -> String {
 
 fn holder(conflict: &Conflict) -> String {
     match &conflict.holder {
-        Holder::Stranger { lease, .. } => format!("another client (on the lease {lease})"),
+        Holder::OtherClient { lease, .. } => format!("another client (on the lease {lease})"),
         Holder::Registration(registration) => format!("the registration {registration}"),
     }
 }
 
 /// Returns the plan as JSON, for programs.
 pub fn json(plan: &Plan) -> String {
-    let registrations: Vec<Value> = plan.outcomes.iter().map(told).collect();
+    let registrations: Vec<Value> = plan.outcomes.iter().map(to_json).collect();
     let refused = plan.refused.iter().map(|(registration, cause)| {
         json!({"namespace": registration.namespace, "name": registration.name, "cause": cause.to_string()})
     });
@@ -190,7 +190,7 @@ pub fn json(plan: &Plan) -> String {
     format!("{whole:#}\n")
 }
 
-fn told(outcome: &Outcome) -> Value {
+fn to_json(outcome: &Outcome) -> Value {
     let keys = outcome.keys.iter().map(|(key, change)| {
         let shown = shown(change);
         json!({

@@ -87,7 +87,7 @@ shop/orders: 1 of 2 selected pods are ready
 }
 
 #[test]
-fn the_exit_code_tells_changes_from_none_and_from_a_failure() {
+fn exit_code_distinguishes_changes_no_changes_and_failure() {
     let files = Files::new("codes");
     let registration = files.write("registration.yaml", REGISTRATION);
     let code = |pods: &str, registration: &str| {
@@ -120,9 +120,12 @@ fn json_is_for_programs_and_says_the_same() {
     let files = Files::new("json");
     let pods = files.write("pods.json", &pods().to_string());
     let plan = find(&parse(&["-f", &files.write("r.yaml", REGISTRATION), "--pods", &pods])).unwrap();
-    let told: Value = serde_json::from_str(&output::json(&plan)).unwrap();
-    assert_eq!((&told["changes"], &told["compared"]), (&json!(true), &json!("nothing")));
-    let key = &told["registrations"][0]["keys"][0];
+    let reported: Value = serde_json::from_str(&output::json(&plan)).unwrap();
+    assert_eq!(
+        (&reported["changes"], &reported["compared"]),
+        (&json!(true), &json!("nothing"))
+    );
+    let key = &reported["registrations"][0]["keys"][0];
     assert_eq!(
         key,
         &json!({"key": "/services/shop/orders/a", "action": "create", "before": null, "after": "10.0.0.7:8080"})
@@ -229,7 +232,7 @@ fn what_cannot_be_planned_is_said_with_what_to_do() {
 }
 
 #[test]
-fn what_is_wrong_with_pods_is_told_beside_their_keys() {
+fn pod_problems_are_reported_beside_their_keys() {
     let files = Files::new("problems");
     let registration = REGISTRATION.replace("{name: grpc}", "{name: web}");
     let text = planned(&files, &registration, &pods().to_string()).unwrap();
@@ -240,7 +243,7 @@ fn what_is_wrong_with_pods_is_told_beside_their_keys() {
 }
 
 #[test]
-fn what_somebody_else_wrote_cannot_move_the_cursor() {
+fn control_characters_in_foreign_values_are_escaped() {
     use std::sync::Arc;
 
     use crate::controller::Change;
@@ -304,7 +307,7 @@ fn the_page_about_tenancy_says_what_its_example_writes() {
 }
 
 #[test]
-fn rules_are_heeded_with_the_labels_that_a_file_tells() {
+fn access_rules_use_namespace_labels_from_the_file() {
     let files = Files::new("rules");
     let registry = "
 apiVersion: leasehold.dev/v1alpha1
@@ -341,7 +344,7 @@ metadata: {name: shop, labels: {team: shop}}
 }
 
 #[test]
-fn a_service_is_planned_as_it_is_in_the_files_with_the_nodes_of_the_cluster() {
+fn service_is_planned_from_the_file_with_cluster_nodes() {
     let files = Files::new("service");
     let registration = "apiVersion: leasehold.dev/v1alpha1\nkind: ServiceRegistration\nmetadata: {name: orders}\nspec: \
         {service: {name: orders}, address: {type: NodePort}, formats: [{type: Plain}]}\n";
@@ -375,7 +378,7 @@ spec: {{selector: {{app: orders}}, ports: [{{name: grpc, port: 80, targetPort: g
 }
 
 #[test]
-fn annotated_service_is_planned_like_the_registration_that_the_operator_keeps_for_it() {
+fn annotated_service_is_planned_like_its_registration() {
     let files = Files::new("annotated");
     let pods = pods().to_string();
     let service = annotated("{leasehold.dev/register: '', leasehold.dev/formats: 'Plain,EtcdGRPC'}");

@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn invalid_annotations_leave_everything_and_are_reported_by_the_leader_or_without_one() {
+    fn invalid_annotations_change_nothing_and_are_reported_unless_standby() {
         let a = spec("a");
         let invalid =
             |registry: &str| service(&json!({"leasehold.dev/register": registry, "leasehold.dev/weight": "heavy"}));

@@ -186,7 +186,7 @@ fn a_pod_that_is_gone_or_replaced_leaves_nothing_behind() {
 }
 
 #[test]
-fn an_edited_registration_has_the_waiting_pods_of_its_namespace_decided_again() {
+fn edited_registration_requeues_waiting_pods_of_its_namespace() {
     let (mut gates, start) = leader();
     gates.decide(&pod("p"), by_orders(1), start);
     gates.apply(GateChange::Registrations("shop".into()), start);
@@ -222,7 +222,7 @@ fn what_was_said_of_another_registration_or_another_etcd_opens_no_gate() {
 }
 
 #[test]
-fn a_pod_that_is_selected_anew_keeps_its_place_in_time() {
+fn reselected_waiting_pod_keeps_its_recorded_state() {
     let (mut gates, start) = leader();
     gates.report(gated("p", true), 1);
     gates.apply(GateChange::Waits(pod("p")), start + MAX_WAIT);
@@ -230,7 +230,7 @@ fn a_pod_that_is_selected_anew_keeps_its_place_in_time() {
 }
 
 #[test]
-fn a_gate_that_concerns_other_installations_is_left_to_them_while_they_may_open_it() {
+fn gate_of_other_installation_is_opened_only_after_standby_delay() {
     let of_others = |generation| registering(RegistrationRef::new("shop", "theirs"), "edge", generation);
     let (mut gates, start) = leader();
     let last = start + MAX_WAIT + STANDBY_DELAY;

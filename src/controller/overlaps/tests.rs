@@ -39,14 +39,14 @@ fn registry_prefixes(specs: &[serde_json::Value]) -> (PrefixOverlaps, Vec<Vec<St
             vec![Some((reading(spec.clone()), since))],
         );
     }
-    let aside = |age: usize| {
+    let suppressed = |age: usize| {
         overlaps
-            .aside(&named(&age.to_string()))
+            .suppressed(&named(&age.to_string()))
             .into_iter()
-            .map(|aside| aside.reason)
+            .map(|suppressed| suppressed.reason)
             .collect()
     };
-    let all = (0..specs.len()).map(aside).collect();
+    let all = (0..specs.len()).map(suppressed).collect();
     (overlaps, all)
 }
 
@@ -55,7 +55,7 @@ macro_rules! spec {
 }
 
 #[test]
-fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other() {
+fn newer_of_two_overlapping_formats_is_suppressed_with_reason() {
     let cases = [
         // A prefix below the root of another consumer.
         (
@@ -136,10 +136,10 @@ fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other
         ),
     ];
     for (older, newer, owner, what) in cases {
-        let (_, aside) = registry_prefixes(&[older.clone(), newer.clone()]);
-        assert_eq!(aside[0], Vec::<String>::new(), "{older} {newer}");
-        let [reason] = &aside[1][..] else {
-            panic!("{older} {newer}: {aside:?}");
+        let (_, suppressed) = registry_prefixes(&[older.clone(), newer.clone()]);
+        assert_eq!(suppressed[0], Vec::<String>::new(), "{older} {newer}");
+        let [reason] = &suppressed[1][..] else {
+            panic!("{older} {newer}: {suppressed:?}");
         };
         assert!(
             reason.contains(owner) && reason.contains(what) && reason.contains("outside"),
@@ -149,7 +149,7 @@ fn of_two_formats_that_would_mix_the_newer_stands_aside_and_is_told_of_the_other
 }
 
 #[test]
-fn one_service_of_several_registrations_and_siblings_that_are_told_apart_stay() {
+fn shared_service_and_distinct_siblings_are_not_suppressed() {
     let cases = [
         (
             spec!("type": "Plain", "plain": {"prefix": "/a"}),
@@ -177,8 +177,8 @@ fn one_service_of_several_registrations_and_siblings_that_are_told_apart_stay() 
         ),
     ];
     for (one, other) in cases {
-        let (_, aside) = registry_prefixes(&[one.clone(), other.clone()]);
-        assert_eq!(aside, [Vec::<String>::new(), Vec::new()], "{one} {other}");
+        let (_, suppressed) = registry_prefixes(&[one.clone(), other.clone()]);
+        assert_eq!(suppressed, [Vec::<String>::new(), Vec::new()], "{one} {other}");
     }
 }
 
@@ -191,21 +191,21 @@ fn another_registry_is_another_street() {
         )];
         overlaps.settle(&named(name), &registry.into(), since(0, readings));
     }
-    assert_eq!(overlaps.aside(&named("b")), []);
+    assert_eq!(overlaps.suppressed(&named("b")), []);
 }
 
 #[test]
-fn who_comes_and_goes_tells_exactly_the_younger_ones_that_are_concerned() {
+fn overlap_change_returns_only_affected_newer_registrations() {
     let (plain, traefik) = (
         spec!("type": "Plain", "plain": {"prefix": "traefik/notes"}),
         spec!("type": "Traefik"),
     );
-    let (mut overlaps, aside) = registry_prefixes(&[
+    let (mut overlaps, suppressed) = registry_prefixes(&[
         traefik.clone(),
         plain.clone(),
         spec!("type": "Plain", "plain": {"prefix": "/else"}),
     ]);
-    assert_eq!(aside.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 0]);
+    assert_eq!(suppressed.iter().map(Vec::len).collect::<Vec<_>>(), [0, 1, 0]);
     let one = || BTreeSet::from([named("1")]);
     let registry: Arc<str> = "default".into();
     assert_eq!(
@@ -214,7 +214,7 @@ fn who_comes_and_goes_tells_exactly_the_younger_ones_that_are_concerned() {
         "as before"
     );
     assert_eq!(overlaps.leave(&named("0")), one());
-    assert_eq!(overlaps.aside(&named("1")), []);
+    assert_eq!(overlaps.suppressed(&named("1")), []);
     assert_eq!(
         overlaps.settle(&named("0"), &registry, since(0, vec![reading(traefik.clone())])),
         one()
@@ -228,7 +228,7 @@ fn who_comes_and_goes_tells_exactly_the_younger_ones_that_are_concerned() {
         overlaps.settle(&named("0"), &registry, since(9, vec![reading(traefik)])),
         BTreeSet::new()
     );
-    assert_eq!(overlaps.aside(&named("0")).len(), 1);
+    assert_eq!(overlaps.suppressed(&named("0")).len(), 1);
     for name in ["0", "1", "2"] {
         overlaps.leave(&named(name));
     }
@@ -250,7 +250,7 @@ fn many_of_one_kind_are_not_compared_with_one_another() {
             overlaps.settle(&named(&i.to_string()), &"default".into(), since(i, readings)),
             BTreeSet::new()
         );
-        assert_eq!(overlaps.aside(&named(&i.to_string())), []);
+        assert_eq!(overlaps.suppressed(&named(&i.to_string())), []);
     }
     // Comparing every pair, two hundred million comparisons, would take minutes.
     assert!(
@@ -279,8 +279,8 @@ fn an_old_registration_edited_onto_a_place_is_the_later_one_there() {
         claim,
     ))];
     assert_eq!(overlaps.settle(&named("old"), &registry, edited), BTreeSet::new());
-    assert_eq!(overlaps.aside(&named("web")), []);
-    assert_eq!(overlaps.aside(&named("old")).len(), 1);
+    assert_eq!(overlaps.suppressed(&named("web")), []);
+    assert_eq!(overlaps.suppressed(&named("old")).len(), 1);
 }
 
 #[test]

@@ -86,7 +86,7 @@ fn text(value: &str) -> Value {
 }
 
 #[tokio::test]
-async fn each_key_is_told_with_what_would_become_of_it() {
+async fn preview_reports_the_planned_change_of_each_key() {
     let pods = [
         pod("a", "10.0.0.1", true),
         pod("b", "10.0.0.2", true),
@@ -214,7 +214,7 @@ async fn the_last_endpoint_is_kept_where_the_registration_asks_for_it() {
 }
 
 #[tokio::test]
-async fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheless() {
+async fn preview_reports_held_removals_and_counts_them_as_changes() {
     let names: Vec<String> = (0..10).map(|i| format!("p{i}")).collect();
     let keys: Vec<String> = names.iter().map(|name| format!("/a/{name}")).collect();
     let ours: Vec<(&str, &str)> = keys.iter().map(|key| (&**key, "10.0.0.1:8080")).collect();
@@ -237,7 +237,7 @@ async fn removals_that_the_guard_would_hold_are_told_and_are_changes_nevertheles
 }
 
 #[tokio::test]
-async fn old_keys_of_a_move_that_the_guard_would_hold_are_told() {
+async fn preview_reports_old_keys_held_by_the_guard_after_a_move() {
     let names: Vec<String> = (0..10).map(|i| format!("p{i}")).collect();
     let pods: Vec<Pod> = names.iter().map(|name| pod(name, "10.0.0.1", true)).collect();
     let keys: Vec<String> = names.iter().map(|name| format!("/a/{name}")).collect();
@@ -259,7 +259,7 @@ async fn old_keys_of_a_move_that_the_guard_would_hold_are_told() {
 }
 
 #[tokio::test]
-async fn a_pod_that_waits_for_min_ready_seconds_is_named_and_a_registered_one_stays() {
+async fn preview_names_pod_waiting_for_min_ready_and_keeps_registered_one() {
     let spec = serde_json::from_value(json!({"etcd": {"endpoints": ["http://127.0.0.1:2379"]}})).expect("decodes");
     let now = u32::try_from(jiff::Timestamp::now().as_second()).expect("before 2106");
     let ready_for = |name, seconds| Pod {

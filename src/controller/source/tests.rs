@@ -95,7 +95,7 @@ fn all_ports_of_the_service_are_registered_unless_some_are_listed() {
 }
 
 #[test]
-fn a_port_that_the_service_does_not_have_is_told_and_the_others_stand() {
+fn missing_service_port_is_reported_and_other_ports_resolve() {
     let asked = json!({"ports": [{"name": "grpc"}, {"name": "http"}]});
     let some = resolved(&asked, service(&json!({})), &[]);
     assert_eq!(some.ports.len(), 1);

@@ -66,7 +66,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn what_was_kept_last_is_read_by_nobody_else() {
+fn state_file_holds_the_last_write_and_is_private() {
     let place = Place::written("round");
     assert_eq!(place.folder.load(), Some(state("c1")));
     place.folder.write(&state("c2")).unwrap();
@@ -152,7 +152,7 @@ fn a_file_or_folder_that_others_may_touch_is_ignored() {
 }
 
 #[test]
-fn a_folder_of_somebody_else_is_ignored() {
+fn state_folder_of_another_owner_is_ignored() {
     let place = Place::written("owner");
     // Only root can change the owner. For other users, the root folder belongs to another user.
     let folder = match chown(&place.folder.0, Some(12345), None) {
@@ -180,9 +180,9 @@ fn what_is_no_file_in_a_folder_is_ignored() {
 #[tokio::test]
 async fn the_newest_state_is_kept_and_a_folder_that_cannot_be_used_ends_nothing() {
     let place = Place::new("keep");
-    let (states, told) = watch::channel(None);
+    let (states, reported) = watch::channel(None);
     let shutdown = CancellationToken::new();
-    let kept = tokio::spawn(keep(place.folder.clone(), told, shutdown.clone()));
+    let kept = tokio::spawn(keep(place.folder.clone(), reported, shutdown.clone()));
     let hopeless = StateFolder::new("/proc/nowhere/state".into());
     let in_vain = tokio::spawn(keep(hopeless, states.subscribe(), shutdown.clone()));
     for cluster in ["c1", "c2"] {
@@ -201,7 +201,7 @@ async fn the_newest_state_is_kept_and_a_folder_that_cannot_be_used_ends_nothing(
 }
 
 #[test]
-fn credentials_are_kept_and_a_registry_whose_credentials_were_not_kept_is_not_entered() {
+fn stored_credentials_reload_and_registry_without_them_has_no_access() {
     let spec = json!({"etcd": {"endpoints": ["http://10.0.0.5:2379"], "auth": {"secretRef": {"name": "etcd-user"}}}});
     let mut stored = StoredRegistry {
         access: None,

@@ -72,7 +72,7 @@ fn register() -> Value {
 }
 
 #[tokio::test]
-async fn annotated_service_is_written_once_this_replica_leads_and_settled_when_it_is_seen() {
+async fn annotated_service_is_written_by_leader_and_settled_when_observed() {
     let mut rig = Rig::listed();
     rig.annotated(&register(), 80);
     assert_eq!(rig.writes(), [""; 0], "another replica may lead");
@@ -149,7 +149,7 @@ async fn registry_that_is_created_later_ends_the_complaint() {
 }
 
 #[tokio::test]
-async fn registration_whose_service_lost_its_annotation_while_no_operator_ran_is_deleted() {
+async fn registration_is_deleted_when_annotation_was_removed_while_stopped() {
     let mut rig = Rig::new();
     rig.cluster("c1");
     rig.annotated(&json!({}), 80);

@@ -35,7 +35,7 @@ fn refused(rig: &mut Rig) {
 }
 
 #[tokio::test]
-async fn a_registry_of_another_class_has_no_worker_and_its_registrations_no_status() {
+async fn registry_of_other_class_has_no_worker_and_registrations_no_status() {
     for registry_first in [true, false] {
         let mut rig = Rig::new();
         if registry_first {
@@ -58,7 +58,7 @@ async fn a_registry_of_another_class_has_no_worker_and_its_registrations_no_stat
 }
 
 #[tokio::test]
-async fn a_rejected_registration_is_reported_once_its_registry_is_known_to_be_of_this_class() {
+async fn rejected_registration_is_reported_once_its_registry_class_is_known() {
     let mut rig = Rig::new();
     refused(&mut rig);
     assert_eq!(rig.refusals(), [""; 0], "its Registry may be of another class");
@@ -83,7 +83,7 @@ async fn the_meta_prefix_of_a_registry_of_another_class_is_reserved() {
 }
 
 #[tokio::test]
-async fn a_registry_created_again_with_another_class_between_two_lists_changes_hands() {
+async fn registry_recreated_with_other_class_is_released_and_taken_back() {
     let mut rig = Rig::new();
     rig.registry();
     rig.registration("u1", 1, "/orders");

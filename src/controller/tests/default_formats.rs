@@ -37,7 +37,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn a_registration_without_formats_has_those_of_its_registry_and_follows_them() {
+async fn registration_without_formats_follows_its_registry_defaults() {
     let mut rig = Rig::new();
     rig.short();
     assert_eq!(rig.refusals(), [""; 0], "the Registry may exist");

@@ -32,7 +32,7 @@ impl Object {
         }
     }
 
-    fn news(&self) -> WatchEvent {
+    fn event(&self) -> WatchEvent {
         let mut object = json!({
             "apiVersion": "leasehold.dev/v1alpha1", "kind": "ServiceRegistration",
             "metadata": {
@@ -75,8 +75,8 @@ impl Rig {
             .expect("a spec in force")
     }
 
-    fn aside(&self, name: &str) -> usize {
-        self.spec(name).told_aside().len()
+    fn suppressed(&self, name: &str) -> usize {
+        self.spec(name).suppression_reasons().len()
     }
 
     fn places(&self, name: &str) -> Vec<FormatStatus> {
@@ -104,15 +104,15 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn an_old_registration_that_is_edited_onto_the_place_of_others_stands_aside() {
+async fn registration_edited_onto_claimed_prefixes_is_suppressed() {
     let mut rig = Rig::new();
     rig.registry();
-    rig.take(old().news());
-    rig.take(web().news());
+    rig.take(old().event());
+    rig.take(web().event());
     rig.lists_complete();
     let statuses = (Some(rig.status("old")), Some(rig.status("web")));
-    rig.take(old().edited(onto_web()).news());
-    assert_eq!((rig.aside("web"), rig.aside("old")), (0, 2));
+    rig.take(old().edited(onto_web()).event());
+    assert_eq!((rig.suppressed("web"), rig.suppressed("old")), (0, 2));
     assert_eq!(
         rig.kept("old"),
         ["/services/shop/old/"],
@@ -129,23 +129,23 @@ async fn an_old_registration_that_is_edited_onto_the_place_of_others_stands_asid
                 status: statuses.0.clone(),
                 ..old().edited(onto_web())
             }
-            .news(),
+            .event(),
         );
         next.take(
             Object {
                 status: of_web,
                 ..web()
             }
-            .news(),
+            .event(),
         );
         next.lists_complete();
-        assert_eq!((next.aside("web"), next.aside("old")), (0, 2));
+        assert_eq!((next.suppressed("web"), next.suppressed("old")), (0, 2));
         assert_eq!(next.kept("old"), ["/services/shop/old/"]);
     }
 }
 
 #[tokio::test]
-async fn a_place_that_was_left_is_claimed_anew_by_who_comes_back_to_it() {
+async fn registration_returning_to_a_left_prefix_has_a_new_claim() {
     let mut rig = Rig::new();
     rig.registry();
     let traefik = || json!([{"type": "Traefik"}]);
@@ -154,18 +154,18 @@ async fn a_place_that_was_left_is_claimed_anew_by_who_comes_back_to_it() {
             formats: traefik(),
             ..old()
         }
-        .news(),
+        .event(),
     );
     rig.lists_complete();
     let left = Object { generation: 2, ..old() };
-    rig.take(left.news());
+    rig.take(left.event());
     let moved = Some(rig.status("old"));
     rig.take(
         Object {
             status: moved.clone(),
             ..left
         }
-        .news(),
+        .event(),
     );
     assert_eq!(rig.kept("old"), [""; 0]);
     let notes = json!([{"type": "Plain", "plain": {"prefix": "traefik/notes"}}]);
@@ -174,9 +174,9 @@ async fn a_place_that_was_left_is_claimed_anew_by_who_comes_back_to_it() {
             formats: notes,
             ..web()
         }
-        .news(),
+        .event(),
     );
-    assert_eq!(rig.aside("web"), 0);
+    assert_eq!(rig.suppressed("web"), 0);
     rig.take(
         Object {
             generation: 3,
@@ -184,16 +184,16 @@ async fn a_place_that_was_left_is_claimed_anew_by_who_comes_back_to_it() {
             status: moved,
             ..old()
         }
-        .news(),
+        .event(),
     );
-    assert_eq!((rig.aside("web"), rig.aside("old")), (0, 1));
+    assert_eq!((rig.suppressed("web"), rig.suppressed("old")), (0, 1));
 }
 
 #[tokio::test]
-async fn the_spec_before_is_kept_until_the_status_says_that_the_newest_is_carried_out() {
+async fn previous_spec_is_kept_until_status_confirms_the_newest() {
     let mut rig = Rig::new();
     rig.registry();
-    rig.take(old().news());
+    rig.take(old().event());
     rig.lists_complete();
     assert_eq!(rig.kept("old"), [""; 0], "there is no previous spec");
     let status = Some(rig.status("old"));
@@ -202,25 +202,25 @@ async fn the_spec_before_is_kept_until_the_status_says_that_the_newest_is_carrie
         status,
         ..old().edited(elsewhere)
     };
-    rig.take(edited.news());
+    rig.take(edited.event());
     assert_eq!(rig.kept("old"), ["/services/shop/old/"]);
     // The first edit was never applied. A second edit must not make it the previous spec.
     let again = edited.edited(json!([{"type": "Plain", "plain": {"prefix": "/third"}}]));
-    rig.take(again.news());
+    rig.take(again.event());
     assert_eq!(rig.kept("old"), ["/services/shop/old/"]);
     let done = Object {
         status: Some(rig.status("old")),
         ..again
     };
-    rig.take(done.news());
+    rig.take(done.event());
     assert_eq!(rig.kept("old"), [""; 0]);
 }
 
 #[tokio::test]
-async fn a_successor_carries_out_the_last_good_spec_where_the_newest_makes_no_sense() {
+async fn new_leader_applies_last_valid_spec_when_newest_is_invalid() {
     let mut rig = Rig::new();
     rig.registry();
-    rig.take(old().news());
+    rig.take(old().event());
     let status = Some(rig.status("old"));
     let mut next = Rig::new();
     next.registry();
@@ -230,7 +230,7 @@ async fn a_successor_carries_out_the_last_good_spec_where_the_newest_makes_no_se
             status,
             ..old().edited(broken)
         }
-        .news(),
+        .event(),
     );
     next.lists_complete();
     let spec = next.spec("old");
@@ -264,7 +264,7 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
         ObjectEvent::Applied(namespace),
     ));
     rig.take(rules(1, &["/services/shop"]));
-    rig.take(old().news());
+    rig.take(old().event());
     rig.lists_complete();
     let status = Some(rig.status("old"));
     let denied = json!([{"type": "Plain", "plain": {"prefix": "/denied"}}]);
@@ -273,12 +273,12 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
             status,
             ..old().edited(denied)
         }
-        .news(),
+        .event(),
     );
     let scopes = |rig: &Rig| {
         let spec = decode(json!({"etcd": {"endpoints": ["http://127.0.0.1:1"]}}));
-        let terms = rig.spec("old").terms(&spec);
-        terms
+        let settings = rig.spec("old").settings(&spec);
+        settings
             .prefixes
             .iter()
             .map(|scope| scope.prefix().to_owned())
@@ -294,22 +294,22 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
 }
 
 #[tokio::test]
-async fn edit_that_is_undone_before_any_status_was_written_keeps_nothing_of_the_edit() {
+async fn edit_reverted_before_any_status_update_keeps_no_previous_spec() {
     let mut rig = Rig::new();
     rig.registry();
-    rig.take(old().news());
+    rig.take(old().event());
     rig.lists_complete();
     let moved = |prefix: &str| json!([{"type": "Plain", "plain": {"prefix": prefix}}]);
     let edited = old().edited(moved("/elsewhere"));
-    rig.take(edited.news());
+    rig.take(edited.event());
     assert_eq!(rig.kept("old"), ["/services/shop/old/"]);
     let again = edited.edited(moved("/third"));
-    rig.take(again.news());
+    rig.take(again.event());
     assert_eq!(
         rig.kept("old"),
         ["/services/shop/old/"],
         "the spec before was never applied completely"
     );
-    rig.take(again.edited(json!([{"type": "Plain"}])).news());
+    rig.take(again.edited(json!([{"type": "Plain"}])).event());
     assert_eq!(rig.kept("old"), [""; 0]);
 }

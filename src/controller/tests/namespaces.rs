@@ -7,7 +7,7 @@ use crate::kube::{SharedCheckpoint, WatchScope};
 fn rig_in(namespaces: &[&str]) -> Rig {
     let names: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
     let (mut context, ends) = Context::for_test();
-    context.hearing = SharedCheckpoint::new(WatchScope::of(&names));
+    context.checkpoint = SharedCheckpoint::new(WatchScope::of(&names));
     let (states, state) = watch::channel(None);
     Rig {
         controller: Controller::new(Workers::of_etcd(context, CancellationToken::new()), states),
@@ -31,18 +31,18 @@ fn registration_in(namespace: &str) -> WatchEvent {
 }
 
 #[tokio::test]
-async fn everything_has_been_told_when_each_namespace_has_told_everything() {
+async fn controller_is_complete_after_every_namespace_is_listed() {
     let mut rig = rig_in(&["shop", "bank"]);
     rig.take(WatchEvent::Registry(ObjectEvent::ListComplete));
     rig.take(WatchEvent::RecordFormat(ObjectEvent::ListComplete));
     rig.take(WatchEvent::Node(ObjectEvent::ListComplete));
     for name in ["shop", "bank"] {
         assert!(!rig.controller.complete, "{name} is not listed");
-        let area = NamespaceScope::namespace(name);
-        rig.take(WatchEvent::Namespace(area.clone(), ObjectEvent::ListComplete));
-        rig.take(WatchEvent::Registration(area.clone(), ObjectEvent::ListComplete));
-        rig.services_complete(&area);
-        rig.take(WatchEvent::Pod(area, ObjectEvent::ListComplete));
+        let namespaces = NamespaceScope::namespace(name);
+        rig.take(WatchEvent::Namespace(namespaces.clone(), ObjectEvent::ListComplete));
+        rig.take(WatchEvent::Registration(namespaces.clone(), ObjectEvent::ListComplete));
+        rig.services_complete(&namespaces);
+        rig.take(WatchEvent::Pod(namespaces, ObjectEvent::ListComplete));
     }
     assert!(rig.controller.complete);
 }
@@ -64,7 +64,7 @@ async fn a_list_of_one_namespace_says_nothing_of_the_registrations_of_another() 
 }
 
 #[tokio::test]
-async fn a_namespace_that_is_gone_and_may_not_be_watched_any_more_has_no_pods_and_holds_up_nobody() {
+async fn deleted_namespace_without_access_has_no_pods_and_is_not_awaited() {
     let mut rig = rig_in(&["shop"]);
     let shop = NamespaceScope::namespace("shop");
     let named = |labels: Value| crate::kube::namespace(json!({"metadata": {"name": "shop", "labels": labels}}));

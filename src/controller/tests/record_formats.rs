@@ -49,8 +49,8 @@ impl Rig {
     }
 
     /// The statuses written since the last call.
-    fn told(&mut self) -> Vec<RecordFormatStatus> {
-        let mut told = Vec::new();
+    fn reported(&mut self) -> Vec<RecordFormatStatus> {
+        let mut reported = Vec::new();
         while let Ok(note) = self.ends.record_formats.try_recv() {
             if let StatusUpdate::Wanted(_, status, write_policy) = note {
                 assert_eq!(
@@ -58,10 +58,10 @@ impl Rig {
                     WritePolicy::Once,
                     "replicas of two releases would overwrite each other"
                 );
-                told.push(status);
+                reported.push(status);
             }
         }
-        told
+        reported
     }
 
     fn started() -> Self {
@@ -114,7 +114,7 @@ async fn a_registration_waits_for_its_record_format_until_all_are_listed() {
 }
 
 #[tokio::test]
-async fn a_record_format_that_is_not_there_is_named_and_the_keys_of_its_users_are_unclear() {
+async fn missing_record_format_is_reported_and_its_keys_are_unclear() {
     let mut rig = Rig::started();
     rig.lists_complete();
     assert_eq!(refusal(&rig).as_deref(), Some("RecordFormatNotFound"));
@@ -152,7 +152,7 @@ async fn a_new_version_is_written_for_every_pod_and_a_broken_one_loses_nothing()
 }
 
 #[tokio::test]
-async fn one_that_a_list_does_not_name_is_gone_and_one_that_cannot_be_read_is_broken() {
+async fn record_format_missing_from_list_is_gone_and_unreadable_is_unusable() {
     let mut rig = Rig::started();
     rig.lists_complete();
     rig.record_format(1, GOOD);
@@ -175,10 +175,10 @@ async fn one_that_a_list_does_not_name_is_gone_and_one_that_cannot_be_read_is_br
 }
 
 #[tokio::test]
-async fn the_author_of_a_record_format_reads_what_it_prints_or_what_is_wrong_once_for_each_version() {
+async fn record_format_status_has_preview_or_error_once_per_generation() {
     let mut rig = Rig::new();
     rig.record_format(1, GOOD);
-    let [status] = <[_; 1]>::try_from(rig.told()).expect("one");
+    let [status] = <[_; 1]>::try_from(rig.reported()).expect("one");
     assert_eq!(status.preview[0].value, r#"{"host": "10.0.0.7"}"#);
     assert_eq!(
         (status.observed_generation, &*status.conditions[0].status),
@@ -188,11 +188,11 @@ async fn the_author_of_a_record_format_reads_what_it_prints_or_what_is_wrong_onc
     rig.take(WatchEvent::RecordFormat(ObjectEvent::ListBegins));
     rig.record_format(1, GOOD);
     assert!(
-        rig.told().is_empty(),
+        rig.reported().is_empty(),
         "the operator's own status update changes the object"
     );
     rig.record_format(2, "{{ addres }}");
-    let [status] = <[_; 1]>::try_from(rig.told()).expect("one");
+    let [status] = <[_; 1]>::try_from(rig.reported()).expect("one");
     assert_eq!(
         (&*status.conditions[0].reason, &*status.conditions[0].message),
         (
@@ -214,7 +214,7 @@ async fn the_author_of_a_record_format_reads_what_it_prints_or_what_is_wrong_onc
 }
 
 #[tokio::test]
-async fn what_a_broken_registration_had_does_not_follow_a_record_format_until_it_is_mended() {
+async fn invalid_registration_ignores_record_format_edits_until_repaired() {
     let mut rig = Rig::started();
     rig.lists_complete();
     rig.record_format(1, GOOD);

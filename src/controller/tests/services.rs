@@ -260,7 +260,7 @@ async fn without_rights_on_nodes_the_others_go_on_and_registered_nodes_stay() {
 }
 
 #[tokio::test]
-async fn the_endpoints_of_a_spec_in_force_are_followed_while_the_newest_cannot_be_carried_out() {
+async fn endpoints_of_spec_in_force_are_followed_while_newest_is_invalid() {
     let mut rig = Rig::with_pod();
     rig.service(&json!({"selector": null}));
     rig.slice(true);
@@ -381,7 +381,7 @@ async fn an_edit_of_other_labels_of_nodes_marks_no_pod() {
 }
 
 #[tokio::test]
-async fn without_rights_on_nodes_registrations_with_labels_of_nodes_stay_as_they_are() {
+async fn without_node_access_registrations_with_node_labels_are_unchanged() {
     let mut rig = Rig::new();
     rig.cluster("c1");
     rig.node_labels(1, &["rack"]);

@@ -212,88 +212,84 @@ mod tests {
     }
 
     #[test]
-    fn a_short_silence_means_nothing_and_a_long_one_is_told_with_its_cause() {
+    fn short_silence_is_unsure_and_long_silence_is_reported_with_cause() {
         let start = Instant::now();
-        let mut standing = BackendHealth::new(start);
-        standing.view_is_live(start);
-        assert_eq!(standing.link(start), Connectivity::Up);
-        standing.view_is_lost(start);
-        assert_eq!(standing.link(start + GRACE / 2), Connectivity::Unsure);
-        assert_eq!(standing.changes_at(start), Some(start + GRACE));
+        let mut state = BackendHealth::new(start);
+        state.view_is_live(start);
+        assert_eq!(state.link(start), Connectivity::Up);
+        state.view_is_lost(start);
+        assert_eq!(state.link(start + GRACE / 2), Connectivity::Unsure);
+        assert_eq!(state.changes_at(start), Some(start + GRACE));
         let leaderless = Status {
             trouble: Some(error("NoLeader")),
             ..status()
         };
-        standing.answered(Ok(leaderless), start);
-        let Connectivity::Down(trouble) = standing.link(start + GRACE) else {
+        state.answered(Ok(leaderless), start);
+        let Connectivity::Down(trouble) = state.link(start + GRACE) else {
             panic!("not reported");
         };
         assert_eq!(trouble.reason, "NoLeader");
         assert_eq!(
-            standing.ask_at(),
+            state.ask_at(),
             Some(start + ASK_AGAIN),
             "the status is requested until it recovers"
         );
     }
 
     #[test]
-    fn the_same_trouble_in_other_words_is_told_in_the_first_ones() {
+    fn same_trouble_in_other_words_keeps_its_first_message() {
         let start = Instant::now();
-        let mut standing = BackendHealth::new(start);
+        let mut state = BackendHealth::new(start);
         let timeout = |after| backend::Error {
             message: format!("no answer within {after:?}"),
             ..error("Timeout")
         };
-        standing.answered(Err(timeout(Duration::from_secs(5))), start);
-        let told = standing.link(start + GRACE);
-        standing.answered(Err(timeout(Duration::from_millis(4999))), start);
-        assert_eq!(standing.link(start + GRACE), told);
+        state.answered(Err(timeout(Duration::from_secs(5))), start);
+        let reported = state.link(start + GRACE);
+        state.answered(Err(timeout(Duration::from_millis(4999))), start);
+        assert_eq!(state.link(start + GRACE), reported);
         let leaderless = Status {
             trouble: Some(error("NoLeader")),
             ..status()
         };
-        standing.answered(Ok(leaderless), start);
-        assert_ne!(standing.link(start + GRACE), told);
+        state.answered(Ok(leaderless), start);
+        assert_ne!(state.link(start + GRACE), reported);
     }
 
     #[test]
-    fn a_full_database_is_known_until_it_says_otherwise_and_is_asked_for_more_often() {
+    fn full_database_is_reported_until_cleared_and_polled_more_often() {
         let now = Instant::now();
-        let mut standing = BackendHealth::new(now);
-        standing.view_is_live(now);
+        let mut state = BackendHealth::new(now);
+        state.view_is_live(now);
         let full = Status {
             refuses: Some(error("NoSpace")),
             ..status()
         };
-        standing.answered(Ok(full), now);
-        assert_eq!(standing.full().map(|trouble| trouble.reason), Some("NoSpace"));
-        assert_eq!(standing.ask_at(), Some(now + ASK_AGAIN));
+        state.answered(Ok(full), now);
+        assert_eq!(state.full().map(|trouble| trouble.reason), Some("NoSpace"));
+        assert_eq!(state.ask_at(), Some(now + ASK_AGAIN));
+        assert_eq!(state.link(now), Connectivity::Up, "keys are read, watched and deleted");
+        state.answered(Ok(status()), now);
+        assert_eq!(state.full(), None);
         assert_eq!(
-            standing.link(now),
-            Connectivity::Up,
-            "keys are read, watched and deleted"
-        );
-        standing.answered(Ok(status()), now);
-        assert_eq!(standing.full(), None);
-        assert_eq!(
-            standing.ask_at(),
+            state.ask_at(),
             Some(now + LOOK),
             "only the status shows a full database"
         );
     }
 
     #[test]
-    fn an_etcd_that_is_too_old_is_told_even_while_it_answers() {
+    fn unsupported_etcd_version_is_reported_although_it_answers() {
         let now = Instant::now();
-        let mut standing = BackendHealth::new(now);
-        standing.view_is_live(now);
+        let mut state = BackendHealth::new(now);
+        state.view_is_live(now);
         let old = Status {
             unsupported: Some(error("UnsupportedVersion")),
             ..status()
         };
-        standing.answered(Ok(old), now);
-        assert!(matches!(standing.link(now), Connectivity::Down(trouble) if trouble.reason == "UnsupportedVersion"));
-        standing.answered(Ok(status()), now);
-        assert_eq!(standing.link(now), Connectivity::Up, "it was upgraded");
+        state.answered(Ok(old), now);
+        assert!(matches!(state.link(now), Connectivity::Down(trouble) if trouble.reason == "UnsupportedVersion"));
+        state.answered(Ok(status()), now);
+        assert_eq!(state.link(now), Connectivity::Up, "it was upgraded");
     }
 }

@@ -136,7 +136,7 @@ impl<B: Backend> RegistryWorker<B> {
     /// Reports once that this replica does not claim the lead, because an earlier candidate watches other namespaces.
     pub(super) fn announce_giving_way(&mut self) {
         let other = self.candidates.in_the_way(&self.context.identity);
-        let other = other.filter(|_| self.standing.is_live() && !self.leads());
+        let other = other.filter(|_| self.state.is_live() && !self.leads());
         let namespaces = other.and_then(|other| other.namespaces.clone());
         if self.gives_way_to == namespaces {
             return;
@@ -199,7 +199,7 @@ impl<B: Backend> RegistryWorker<B> {
         let found = self
             .candidates
             .fresh_other(&self.context.peers.me().incarnation, &presences);
-        found.filter(|_| self.standing.is_live())
+        found.filter(|_| self.state.is_live())
     }
 
     /// The candidate that this replica yields to, if it yields.
@@ -225,7 +225,7 @@ impl<B: Backend> RegistryWorker<B> {
 
     /// The replicas that are connected to this Registry, each with its address, for the status.
     pub(super) fn connected_replicas(&self, now: Instant) -> Vec<(Arc<str>, Option<SocketAddr>)> {
-        let none_other = !self.standing.is_live() && self.elsewhere(now) == Elsewhere::Nobody;
+        let none_other = !self.state.is_live() && self.elsewhere(now) == Elsewhere::NoReplica;
         let me = &self.context.peers.me().incarnation;
         // Other replicas ask the leader that the status names, so the status gives its address.
         let is_there = |record: &&CandidateRecord| !none_other || record.process == *me && self.leads();
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_view_is_fresh_nobody_yields() {
+    fn candidate_does_not_yield_when_no_view_is_fresh() {
         let now = Instant::now();
         for leads in [false, true] {
             let found = candidacy(Some(now), leads, false, now + STALE * 100);
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn candidates_are_those_whose_records_are_there() {
+    fn candidates_are_exactly_those_with_records() {
         let (meta, mut candidates) = candidates();
         let (a, b) = (record("a", true), record("b", false));
         let snapshot = Observation::Snapshot {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_whose_process_has_ended_is_not_yielded_to() {
+    fn candidate_with_ended_process_is_not_yielded_to() {
         let (meta, mut candidates) = candidates();
         let record = record("a", true);
         candidates.observe(&Observation::Changed {

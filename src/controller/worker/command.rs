@@ -37,7 +37,7 @@ impl Outdated {
     /// registrations need. While the API server reports other cluster-scoped objects, the API server itself is not in
     /// trouble.
     pub fn is_general(&self) -> bool {
-        let is_general = |stream: &WatchTarget| stream.area == NamespaceScope::Cluster && &*stream.kind != NODES;
+        let is_general = |stream: &WatchTarget| stream.namespaces == NamespaceScope::Cluster && &*stream.kind != NODES;
         self.streams.iter().any(is_general)
     }
 }
@@ -91,7 +91,7 @@ pub enum Command {
     /// Registers with these settings. The commands about its pods follow.
     Register {
         registration: RegistrationRef,
-        terms: RegistrationSettings,
+        settings: RegistrationSettings,
         /// The name under which consumers know the service.
         service: Arc<str>,
         /// The object, and the version of its spec.
@@ -99,7 +99,7 @@ pub enum Command {
         /// Number of pods that it selects, ready or not.
         selected: usize,
         /// Why formats of it are suppressed in favour of another registration's.
-        aside: Vec<String>,
+        suppressed: Vec<String>,
         /// What it registers.
         kind: EndpointKind,
         /// Why nothing, or not everything, of its Service can be registered now.

@@ -37,11 +37,11 @@ impl<B: Backend> RegistryWorker<B> {
             self.planner.set_missing(&registration, &pod, ended);
             self.select(registration, selected);
         }
-        self.writing.heard(at);
+        self.writing.observed(at);
     }
 
     fn set_settings(&mut self, limits: Limits, guard: &Guard, version: Version) {
-        self.planner.set_guard(guarding::terms(guard));
+        self.planner.set_guard(guarding::settings(guard));
         self.planner.set_rate_limit(limits.changes_per_second_per_namespace);
         self.planner.leases().set_capacity(size(limits.keys_per_lease));
         self.writing.set_limits(&limits);
@@ -71,11 +71,11 @@ impl<B: Backend> RegistryWorker<B> {
         match command {
             Command::Register {
                 registration,
-                terms,
+                settings,
                 service,
                 version,
                 selected,
-                aside,
+                suppressed,
                 kind,
                 obstacle,
                 missing,
@@ -88,11 +88,11 @@ impl<B: Backend> RegistryWorker<B> {
                 if !keeps_previous {
                     self.planner.forget_previous(&registration);
                 }
-                self.planner.set_settings(&registration, terms);
+                self.planner.set_settings(&registration, settings);
                 self.planner.set_since(&registration, since);
                 self.debouncer.changed(registration.clone(), Instant::now());
                 let subject = Subject::new(service, version, selected)
-                    .aside(aside)
+                    .suppressed(suppressed)
                     .of(kind, obstacle, missing);
                 let mut subject = subject.recording(places, identity, last_synced);
                 if let Some(former) = self.subjects.remove(&registration) {
@@ -124,7 +124,7 @@ impl<B: Backend> RegistryWorker<B> {
                 at,
             } => {
                 self.planner.mark_pod(&namespace, &pod, ending, at);
-                self.writing.heard(at);
+                self.writing.observed(at);
             }
             Command::PodDeleted { namespace, pod } => self.planner.end_pod(&namespace, &pod),
             Command::PodSelected {
@@ -136,11 +136,11 @@ impl<B: Backend> RegistryWorker<B> {
             } => {
                 self.planner.mark_changed(&registration, &pod, deleted, at);
                 self.select(registration, selected);
-                self.writing.heard(at);
+                self.writing.observed(at);
             }
             Command::PodEdited { registration, pod, at } => {
                 self.planner.mark_edited(&registration, &pod, at);
-                self.writing.heard(at);
+                self.writing.observed(at);
             }
             Command::PodsMissing { pods, at } => self.pods_are_missing(pods, at),
             Command::KubernetesIsComplete => {
@@ -155,7 +155,7 @@ impl<B: Backend> RegistryWorker<B> {
             }
             Command::SomeAreUnclear(unclear) => {
                 self.kubernetes.some_are_unclear = unclear;
-                self.sweep.is_due();
+                self.orphans.is_due();
             }
             Command::Access(offer) => self.offered(offer),
             Command::Status(seen) => self.confirmation.see(seen, Instant::now()),
@@ -179,22 +179,22 @@ impl<B: Backend> RegistryWorker<B> {
         let now = Instant::now();
         match &observation {
             Observation::Complete { .. } => {
-                self.standing.view_is_live(now);
+                self.state.view_is_live(now);
                 self.access_is_good();
             }
-            Observation::Interrupted => self.standing.view_is_lost(now),
+            Observation::Interrupted => self.state.view_is_lost(now),
             Observation::Restored => {
-                self.standing.view_is_lost(now);
-                self.sweep.is_due();
+                self.state.view_is_lost(now);
+                self.orphans.is_due();
             }
             Observation::Snapshot { entries, .. } => {
                 for (key, held) in entries {
-                    self.tell_if_newer(key, held);
+                    self.report_if_newer(key, held);
                 }
             }
             Observation::Changed { key, held, .. } => {
                 if let Some(held) = held {
-                    self.tell_if_newer(key, held);
+                    self.report_if_newer(key, held);
                 }
             }
             Observation::Denied { .. } => {}
@@ -204,7 +204,7 @@ impl<B: Backend> RegistryWorker<B> {
     }
 
     /// Logs that a newer release wrote a record of ours.
-    fn tell_if_newer(&self, key: &Key, held: &KeyValue) {
+    fn report_if_newer(&self, key: &Key, held: &KeyValue) {
         if self.planner.is_record(key)
             && let Some(version) = newer_version(&held.value)
         {
@@ -227,29 +227,29 @@ impl<B: Backend> RegistryWorker<B> {
         match done {
             Done::Written {
                 ticket,
-                track,
+                slot,
                 fence,
                 result,
-                heard,
-            } => self.written((ticket, track), fence, result, heard),
+                observed,
+            } => self.written((ticket, slot), fence, result, observed),
             Done::Granted { ttl, result } => self.granted(ttl, result),
-            Done::Asked(answer) => self.standing.answered(answer, Instant::now()),
+            Done::Asked(answer) => self.state.answered(answer, Instant::now()),
             Done::StillBehind { fence } => self.still_behind(&fence),
-            Done::NotesRead { fence, notes, at } => self.notes_read(&fence, notes, at),
+            Done::CheckpointsRead { fence, checkpoints, at } => self.checkpoints_read(&fence, checkpoints, at),
             Done::Tried(access, result) => self.tried(access, result),
             Done::Listed(keys) => self.listed(keys),
             Done::Looked(found) => self.looked(found),
             Done::Searched(search, found) => self.searched(search, found),
             Done::Probed(probed) => self.probed(probed),
-            Done::LeaseGroups(domains) => self.told_domains(domains),
+            Done::LeaseGroups(groups) => self.lease_groups_listed(groups),
         }
     }
 
     /// Requests the status of etcd when that is due.
     pub(super) fn ask(&mut self, now: Instant) {
-        if self.standing.ask_at().is_some_and(|at| at <= now) {
-            self.standing.asked();
-            let (backend, live) = (self.backend.clone(), self.standing.is_live());
+        if self.state.ask_at().is_some_and(|at| at <= now) {
+            self.state.asked();
+            let (backend, live) = (self.backend.clone(), self.state.is_live());
             let key = (!live).then(|| self.leader_key.clone());
             self.tasks
                 .spawn(async move { Done::Asked(backend.status(key.as_ref()).await) });
@@ -261,6 +261,6 @@ impl<B: Backend> RegistryWorker<B> {
         tracing::warn!(registry = %self.name, %lease, "lease expired; its keys are written again on another lease");
         self.metrics.count_lapsed(1);
         self.announce_lapsed(lease);
-        self.planner.leases().mark_doubtful(lease);
+        self.planner.leases().mark_unconfirmed(lease);
     }
 }

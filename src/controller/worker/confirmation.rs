@@ -34,7 +34,7 @@ pub enum Outcome {
 pub fn peer_is_connected(elsewhere: &Elsewhere) -> Option<bool> {
     match elsewhere {
         Elsewhere::Connected(_) => Some(true),
-        Elsewhere::Nobody => Some(false),
+        Elsewhere::NoReplica => Some(false),
         Elsewhere::Unknown(_) => None,
     }
 }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     /// A replica that is cut off from now on, while the status names another replica.
-    fn doubtful(now: Instant) -> Confirmation {
+    fn unconfirmed(now: Instant) -> Confirmation {
         let mut confirmation = Confirmation::new(TTL);
         confirmation.see(names(Some("other")), now);
         assert_eq!(
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn leader_that_answers_is_asked_again_later_and_never_contradicted() {
         let mut now = Instant::now();
-        let mut confirmation = doubtful(now);
+        let mut confirmation = unconfirmed(now);
         now += FIRST;
         for _ in 0..5 {
             let (outcome, again) = confirmation.step(cut_off(), now);
@@ -191,9 +191,9 @@ mod tests {
     }
 
     #[test]
-    fn leader_that_does_not_answer_is_contradicted_after_a_takeover_was_possible() {
+    fn unresponsive_leader_is_overruled_once_a_takeover_was_possible() {
         let now = Instant::now();
-        let mut confirmation = doubtful(now);
+        let mut confirmation = unconfirmed(now);
         let asked = now + FIRST;
         assert_eq!(confirmation.step(cut_off(), asked).0, Outcome::Ask);
         confirmation.see(names(None), asked);
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn leader_that_is_put_in_question_by_another_replica_is_not_asked_twice() {
         let now = Instant::now();
-        let mut confirmation = doubtful(now);
+        let mut confirmation = unconfirmed(now);
         confirmation.see(names(None), now + FIRST);
         confirmation.see(names(Some("other")), now + FIRST);
         let due = now + FIRST + 2 * ANSWER;
@@ -217,7 +217,7 @@ mod tests {
     #[test]
     fn peer_that_is_connected_confirms_the_status_without_a_question() {
         let now = Instant::now();
-        let mut confirmation = doubtful(now);
+        let mut confirmation = unconfirmed(now);
         let facts = Facts {
             peer_is_connected: Some(true),
             ..cut_off()
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn replica_that_reaches_etcd_again_says_nothing() {
         let now = Instant::now();
-        let mut confirmation = doubtful(now);
+        let mut confirmation = unconfirmed(now);
         let connected = Facts {
             cut_off: false,
             ..cut_off()

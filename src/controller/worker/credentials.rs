@@ -32,7 +32,7 @@ pub struct Credentials {
     /// Whether the last offer has not been tried yet. Then `trouble` is about an earlier offer.
     untried: bool,
     /// What was last reported to the controller as good.
-    told: Option<Access>,
+    reported: Option<Access>,
     validity: Validity,
     /// The last message that was published about expiring certificates.
     pub(super) announced: Option<String>,
@@ -122,20 +122,20 @@ impl<B: Backend> RegistryWorker<B> {
     /// no status says that another one was. Neither does it if no replica has reached it for so long that every lease
     /// has expired.
     fn is_in_use(&self, now: Instant, leases: &Leases) -> bool {
-        let told = self.confirmation.seen().is_some_and(|seen| !seen.endpoints.is_empty());
-        if !told && !self.standing.was_live() {
+        let reported = self.confirmation.seen().is_some_and(|seen| !seen.endpoints.is_empty());
+        if !reported && !self.state.was_live() {
             return false;
         }
         let longest = leases.values().max().map(|ttl| Duration::from_secs((*ttl).into()));
-        let lost = self.standing.lost_for(now);
+        let lost = self.state.lost_for(now);
         let is_gone = lost.is_some_and(|lost| lost > longest.unwrap_or(GONE)) && self.is_alone();
         !is_gone
     }
 
     /// The id of the etcd cluster in use, as far as it is known.
     pub(super) fn cluster_id(&self) -> Option<u64> {
-        let told = || self.confirmation.seen()?.cluster_id;
-        self.standing.cluster_id().or_else(told)
+        let reported = || self.confirmation.seen()?.cluster_id;
+        self.state.cluster_id().or_else(reported)
     }
 
     /// Handles the result of an attempt.
@@ -153,9 +153,9 @@ impl<B: Backend> RegistryWorker<B> {
                 if is_newest {
                     (credentials.trouble, credentials.untried) = (None, false);
                 }
-                self.standing.ask_now(now);
+                self.state.ask_now(now);
                 self.rights.are_others(now);
-                self.tell_good(*access);
+                self.report_good(*access);
             }
             // The attempt was for an offer that has been replaced.
             Err(_) if !is_newest => {}
@@ -181,13 +181,13 @@ impl<B: Backend> RegistryWorker<B> {
     /// Reports the endpoints and credentials in use as good: the mirror is live.
     pub(super) fn access_is_good(&mut self) {
         let access = self.backend.access();
-        if self.credentials.told.as_ref() != Some(&access) {
-            self.tell_good(access);
+        if self.credentials.reported.as_ref() != Some(&access) {
+            self.report_good(access);
         }
     }
 
-    fn tell_good(&mut self, access: Access) {
-        self.credentials.told = Some(access.clone());
+    fn report_good(&mut self, access: Access) {
+        self.credentials.reported = Some(access.clone());
         let validity = access.tls.as_ref().map(Tls::validity).unwrap_or_default();
         let seconds = |end: Option<Timestamp>| end.map(Timestamp::as_second);
         self.metrics

@@ -50,8 +50,8 @@ pub fn announce(
     events: Option<&Events>,
 ) {
     let message = |kind: ConditionType| {
-        let found = conditions.iter().find(|told| told.type_ == kind.as_str());
-        found.map(|told| told.message.clone()).unwrap_or_default()
+        let found = conditions.iter().find(|reported| reported.type_ == kind.as_str());
+        found.map(|reported| reported.message.clone()).unwrap_or_default()
     };
     let uid = subject.uid.clone();
     let publish = |is_warning, reason, note, occurrence| {
@@ -68,7 +68,10 @@ pub fn announce(
     };
     let announced = &mut subject.announced;
     let conflict = || Some((Reason::KeysHeld, occurrence(report.conflicts.first()?)));
-    let clash = subject.aside.first().map(|aside| (Reason::FormatsClash, aside.clone()));
+    let clash = subject
+        .suppressed
+        .first()
+        .map(|suppressed| (Reason::FormatsClash, suppressed.clone()));
     match (clash.or_else(conflict), &announced.conflict) {
         (Some((reason, first)), None) => {
             let keys = report.conflicts.len();
@@ -128,7 +131,7 @@ pub fn announce(
 /// Identifies a conflict across restarts of the operator.
 fn occurrence(Conflict { key, holder, .. }: &Conflict) -> String {
     match holder {
-        Holder::Stranger { create_revision, .. } => format!("{key} {create_revision}"),
+        Holder::OtherClient { create_revision, .. } => format!("{key} {create_revision}"),
         Holder::Registration(registration) => format!("{key} {registration}"),
     }
 }
@@ -185,8 +188,8 @@ impl<B: Backend> RegistryWorker<B> {
     }
 
     /// Publishes what the guard has decided.
-    pub(super) fn announce_guard(&self, news: &GuardEvent) {
-        match news {
+    pub(super) fn announce_guard(&self, event: &GuardEvent) {
+        match event {
             // A replica that resumes the hold publishes the same Event again.
             GuardEvent::Held | GuardEvent::Resumed | GuardEvent::Widened => {
                 if let (Some(hold), Holding::Some(notice)) = (self.planner.hold(), self.guarding.holding()) {

@@ -31,39 +31,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_told_a_week_before_and_afterwards() {
+    fn certificate_expiry_is_reported_from_a_week_before_and_afterwards() {
         let end: Timestamp = "2030-01-08T12:00:00Z".parse().expect("a time");
         let validity = Validity {
             client: Some(end),
             authority: None,
         };
-        let told = |now: &str| notice(&validity, now.parse().expect("a time"));
-        assert_eq!(told("2030-01-01T12:00:00Z"), None);
-        let soon = told("2030-01-01T12:00:01Z").expect("soon");
+        let reported = |now: &str| notice(&validity, now.parse().expect("a time"));
+        assert_eq!(reported("2030-01-01T12:00:00Z"), None);
+        let soon = reported("2030-01-01T12:00:01Z").expect("soon");
         assert!(
             soon.starts_with("The operator's client certificate expires at 2030-01-08T12:00:00Z: store a new one"),
             "{soon}"
         );
         assert_eq!(
-            told("2030-01-05T00:00:00Z"),
+            reported("2030-01-05T00:00:00Z"),
             Some(soon),
             "the message stays the same until the expiry"
         );
-        let past = told("2030-01-08T12:00:00Z").expect("past");
+        let past = reported("2030-01-08T12:00:00Z").expect("past");
         assert!(past.contains("expired at 2030-01-08T12:00:00Z"), "{past}");
     }
 
     #[test]
-    fn both_ends_are_told_and_what_has_no_certificate_ends_never() {
+    fn both_expiries_are_reported_and_no_certificate_never_expires() {
         let now = Timestamp::UNIX_EPOCH;
         let both = Validity {
             client: Some(now),
             authority: Some(now),
         };
-        let told = notice(&both, now).expect("both");
+        let reported = notice(&both, now).expect("both");
         assert!(
-            told.contains("client certificate") && told.contains("CA certificate"),
-            "{told}"
+            reported.contains("client certificate") && reported.contains("CA certificate"),
+            "{reported}"
         );
         assert_eq!(notice(&Validity::default(), now), None);
     }

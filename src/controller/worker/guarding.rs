@@ -34,7 +34,7 @@ impl Guarding {
 }
 
 /// Converts a Registry's guard to the planner's settings.
-pub fn terms(guard: &Guard) -> GuardSettings {
+pub fn settings(guard: &Guard) -> GuardSettings {
     let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     GuardSettings {
         mode: guard.mode,
@@ -63,10 +63,10 @@ impl<B: Backend> RegistryWorker<B> {
         }
         let moment = moment(now);
         let approved = self.guarding.approved.as_deref();
-        let news = self
+        let event = self
             .planner
             .decide_removals(moment, approved, || format!("{:016x}", random()));
-        let is_new = news.is_some() || self.guarding.holding == Holding::Undecided;
+        let is_new = event.is_some() || self.guarding.holding == Holding::Undecided;
         if is_new && self.planner.has_decided_leftovers() {
             self.guarding.holding = match self.planner.hold() {
                 Some(hold) => Holding::Some(notice(&self.name, hold).into()),
@@ -77,8 +77,8 @@ impl<B: Backend> RegistryWorker<B> {
             }
         }
         self.metrics.set_held(self.planner.hold().map_or(0, plan::Hold::len));
-        if let Some(news) = news {
-            self.tell_guard(&news);
+        if let Some(event) = event {
+            self.report_guard(&event);
         }
     }
 
@@ -103,12 +103,12 @@ impl<B: Backend> RegistryWorker<B> {
     }
 
     pub(super) fn may_judge(&self) -> bool {
-        self.leads() && self.standing.is_live() && self.catching_up.is_none()
+        self.leads() && self.state.is_live() && self.catching_up.is_none()
     }
 
-    fn tell_guard(&mut self, news: &GuardEvent) {
+    fn report_guard(&mut self, event: &GuardEvent) {
         let registry = &*self.name;
-        match news {
+        match event {
             GuardEvent::Held => {
                 self.metrics.count_guard_trip();
                 tracing::warn!(
@@ -142,7 +142,7 @@ impl<B: Backend> RegistryWorker<B> {
                 tracing::warn!(registry, hold = %id, keys, ?why, "hold released; the remaining keys are removed");
             }
         }
-        self.announce_guard(news);
+        self.announce_guard(event);
     }
 }
 

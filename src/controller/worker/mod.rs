@@ -44,10 +44,10 @@ use self::confirmation::Confirmation;
 use self::credentials::Credentials;
 pub use self::credentials::trouble;
 use self::guarding::Guarding;
-pub use self::guarding::terms as guard_terms;
+pub use self::guarding::settings as guard_settings;
 use self::permission_probe::Found;
 pub use self::preview::PreviewWorker;
-use self::registry_status::Told;
+use self::registry_status::ReportedStatus;
 use self::reporting::{Reporter, Subject};
 use self::rights::{PermissionProbe, Probed, Rights};
 pub use self::serve::serve;
@@ -68,7 +68,7 @@ use crate::plan::{LeaseGroups, Planner, Ticket};
 use crate::telemetry::{Health, Metrics, RegistryHealth, RegistryMetrics};
 
 /// Interval of housekeeping.
-const HOUSE: Duration = Duration::from_mins(1);
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_mins(1);
 /// About the maximum number of pods that are computed at once while the cache is locked, apart from the work in
 /// transactions.
 const REFRESHED: usize = 2048;
@@ -89,7 +89,7 @@ pub struct Context {
     /// Timeouts of requests to a store.
     pub timeouts: Timeouts,
     /// The checkpoint of the Kubernetes watches, and the namespaces that they cover.
-    pub hearing: SharedCheckpoint,
+    pub checkpoint: SharedCheckpoint,
     pub registrations: mpsc::UnboundedSender<StatusUpdate<ServiceRegistration>>,
     pub registries: mpsc::UnboundedSender<StatusUpdate<Registry>>,
     pub record_formats: mpsc::UnboundedSender<StatusUpdate<RecordFormat>>,
@@ -124,15 +124,15 @@ impl Context {
     /// Returns the context of a replica without other tasks: what the controller and its workers report is dropped.
     pub fn detached(cluster_id: &str, identity: &str) -> Self {
         let metrics = Metrics::new().0;
-        let hearing = SharedCheckpoint::default();
+        let checkpoint = SharedCheckpoint::default();
         Self {
             cluster_id: cluster_id.into(),
             class: None,
             identity: identity.into(),
             session_ttl: 10,
             timeouts: Timeouts::default(),
-            freshness: watch::Sender::new(Freshness::new(hearing.watch_scope().streams())),
-            hearing,
+            freshness: watch::Sender::new(Freshness::new(checkpoint.watch_scope().streams())),
+            checkpoint,
             registrations: mpsc::unbounded_channel().0,
             registries: mpsc::unbounded_channel().0,
             record_formats: mpsc::unbounded_channel().0,
@@ -156,12 +156,12 @@ impl Context {
 enum Done {
     Written {
         ticket: Ticket,
-        track: WriteSlot,
+        slot: WriteSlot,
         /// The fence it was sent under.
         fence: Fence,
         result: backend::Result<TxnOutcome>,
         /// When the oldest change in it was observed.
-        heard: Instant,
+        observed: Instant,
     },
     Granted {
         ttl: u32,
@@ -179,10 +179,10 @@ enum Done {
         fence: Fence,
     },
     /// The checkpoints of former leaders were read.
-    NotesRead {
+    CheckpointsRead {
         /// The fence under which the worker asked for them.
         fence: Fence,
-        notes: backend::Result<Vec<(Key, KeyValue)>>,
+        checkpoints: backend::Result<Vec<(Key, KeyValue)>>,
         /// When the read ended.
         at: Instant,
     },
@@ -291,18 +291,18 @@ struct RegistryWorker<B> {
     /// The last fence that this replica had.
     last_fence: Option<Fence>,
 
-    standing: BackendHealth,
+    state: BackendHealth,
     writing: Writing,
     rights: Rights,
     rejections: rejections::Rejections,
-    sweep: orphans::OrphanCollection,
+    orphans: orphans::OrphanCollection,
     guarding: Guarding,
     /// When the next housekeeping is due.
-    house_at: Instant,
+    housekeeping_at: Instant,
 
     subjects: HashMap<RegistrationRef, Subject>,
     debouncer: Debouncer<RegistrationRef>,
-    told: Told,
+    reported: ReportedStatus,
     /// Whether an Event has reported trouble with etcd, and none has reported its end yet.
     outage_announced: bool,
     /// The role and the readiness at the last report.
@@ -334,7 +334,7 @@ impl<B: Backend> RegistryWorker<B> {
             candidates: Candidates::new(
                 planner.meta().prefix().clone(),
                 planner.meta().candidates(),
-                context.hearing.watch_scope().namespaces(),
+                context.checkpoint.watch_scope().namespaces(),
             ),
             gives_way_to: None,
             presences: context.peers.statuses(),
@@ -350,15 +350,15 @@ impl<B: Backend> RegistryWorker<B> {
             leadership: Leadership::Seeking,
             led: false,
             last_fence: None,
-            standing: BackendHealth::new(now),
+            state: BackendHealth::new(now),
             rights: Rights::new(backend.capabilities()),
             rejections: rejections::Rejections::default(),
-            sweep: orphans::OrphanCollection::default(),
+            orphans: orphans::OrphanCollection::default(),
             guarding: Guarding::default(),
-            house_at: now + HOUSE,
+            housekeeping_at: now + HOUSEKEEPING_INTERVAL,
             subjects: HashMap::new(),
             debouncer: reporting::debouncer(),
-            told: Told::default(),
+            reported: ReportedStatus::default(),
             outage_announced: false,
             confirmation: Confirmation::new(Duration::from_secs(context.session_ttl.into())),
             outcome: confirmation::Outcome::default(),
@@ -382,7 +382,7 @@ impl<B: Backend> RegistryWorker<B> {
         self.take_commands();
         self.has_caught_up();
         if self.planner.set_time(guarding::moment(now)) {
-            self.writing.heard(now);
+            self.writing.observed(now);
         }
         if self.kubernetes.complete
             && let Some(scopes) = self.planner.take_changed_prefixes()
@@ -398,9 +398,9 @@ impl<B: Backend> RegistryWorker<B> {
         self.report_gated(&cache);
         drop(cache);
         self.show_leader();
-        if now >= self.house_at {
-            self.house_at = now + HOUSE;
-            self.keep_house(now);
+        if now >= self.housekeeping_at {
+            self.housekeeping_at = now + HOUSEKEEPING_INTERVAL;
+            self.do_housekeeping(now);
             self.rights.may_have_changed();
         }
         if let Some(renewals) = self.planner.leases().take_changed_renewals() {
@@ -409,20 +409,20 @@ impl<B: Backend> RegistryWorker<B> {
         let confirm_at = self.confirm(now);
         self.try_offer(now);
         self.ask(now);
-        self.sweep(now);
+        self.orphans(now);
         let stand_due = self.stand(now);
         let report_due = self.report(now);
         let wakes = [
             self.writing.wake_at(now),
             self.rejections.wake_at(),
-            self.standing.ask_at(),
-            self.standing.changes_at(now),
-            self.sweep.wake_at(now),
+            self.state.ask_at(),
+            self.state.changes_at(now),
+            self.orphans.wake_at(now),
             self.debouncer.next_due(),
             report_due,
             stand_due,
             confirm_at,
-            Some(self.house_at),
+            Some(self.housekeeping_at),
             self.guard_wakes_at(),
             self.planner.next_available_at(),
             self.credentials.wake_at(),

@@ -64,8 +64,8 @@ impl<B: Backend> RegistryWorker<B> {
                     self.take_guard();
                     self.catch_up(fence);
                 }
-                self.writing.forget_heard();
-                self.sweep.is_due();
+                self.writing.forget_change();
+                self.orphans.is_due();
             }
             Leadership::Standby { .. } => {
                 self.led = false;
@@ -73,7 +73,7 @@ impl<B: Backend> RegistryWorker<B> {
                 // No other replica knows these leases, so renewing them would be useless.
                 self.planner.leases().forget_fresh();
                 self.release_statuses();
-                self.told.forget();
+                self.reported.forget();
             }
             Leadership::Seeking => {}
         }
@@ -81,16 +81,16 @@ impl<B: Backend> RegistryWorker<B> {
 
     /// Leaves the statuses to the new leader.
     fn release_statuses(&self) {
-        self.tell_status_writers(StatusUpdate::Released, StatusUpdate::Released);
+        self.send_to_status_writers(StatusUpdate::Released, StatusUpdate::Released);
     }
 
     /// Insists on no status any more, because this worker ends. What the controller reports of registrations without a
     /// worker is still written.
     pub(super) fn stop_insisting(&self) {
-        self.tell_status_writers(StatusUpdate::NotInsisted, StatusUpdate::NotInsisted);
+        self.send_to_status_writers(StatusUpdate::NotInsisted, StatusUpdate::NotInsisted);
     }
 
-    fn tell_status_writers(
+    fn send_to_status_writers(
         &self,
         of_registration: fn(RegistrationRef) -> StatusUpdate<ServiceRegistration>,
         of_registry: fn(Arc<str>) -> StatusUpdate<Registry>,
@@ -102,13 +102,13 @@ impl<B: Backend> RegistryWorker<B> {
     }
 
     /// Asks which keys are on our leases, when that is due and everything else is known.
-    pub(super) fn sweep(&mut self, now: Instant) {
-        let all_known = self.kubernetes.complete && !self.kubernetes.some_are_unclear && self.standing.is_live();
-        let waiting = self.sweep.running || self.sweep.not_before.is_some_and(|at| at > now);
-        if !self.sweep.due || waiting || !all_known || !self.leads() {
+    pub(super) fn orphans(&mut self, now: Instant) {
+        let all_known = self.kubernetes.complete && !self.kubernetes.some_are_unclear && self.state.is_live();
+        let waiting = self.orphans.running || self.orphans.not_before.is_some_and(|at| at > now);
+        if !self.orphans.due || waiting || !all_known || !self.leads() {
             return;
         }
-        self.sweep = OrphanCollection {
+        self.orphans = OrphanCollection {
             due: false,
             running: true,
             not_before: None,
@@ -127,10 +127,10 @@ impl<B: Backend> RegistryWorker<B> {
     pub(super) fn listed(&mut self, keys: backend::Result<Vec<Key>>) {
         let unknown = match keys {
             Ok(keys) => self.planner.unknown_keys(keys),
-            Err(error) => return self.sweep_failed(&error),
+            Err(error) => return self.orphan_collection_failed(&error),
         };
         if unknown.is_empty() {
-            self.sweep.running = false;
+            self.orphans.running = false;
             return;
         }
         let backend = self.backend.clone();
@@ -150,12 +150,12 @@ impl<B: Backend> RegistryWorker<B> {
     pub(super) fn looked(&mut self, found: backend::Result<Vec<(Key, Option<KeyValue>, Revision)>>) {
         let found = match found {
             Ok(found) => found,
-            Err(error) => return self.sweep_failed(&error),
+            Err(error) => return self.orphan_collection_failed(&error),
         };
-        self.sweep.running = false;
+        self.orphans.running = false;
         // A registration may have become unreadable while etcd was asked. Then the keys may be its own.
         if self.kubernetes.some_are_unclear {
-            return self.sweep.is_due();
+            return self.orphans.is_due();
         }
         tracing::info!(registry = %self.name, keys = found.len(), "collecting orphaned keys of deleted registrations");
         for (key, held, revision) in found {
@@ -163,9 +163,9 @@ impl<B: Backend> RegistryWorker<B> {
         }
     }
 
-    fn sweep_failed(&mut self, error: &backend::Error) {
+    fn orphan_collection_failed(&mut self, error: &backend::Error) {
         tracing::warn!(registry = %self.name, %error, "cannot list the keys on the operator's leases; trying again");
-        self.sweep = OrphanCollection {
+        self.orphans = OrphanCollection {
             due: true,
             running: false,
             not_before: Some(Instant::now() + PAUSE),

@@ -19,14 +19,14 @@ pub struct Found {
     pub(super) leases: Vec<LeaseId>,
 }
 
-/// Returns which of `suspects` may not be written, and to which of `leases` no key may be attached. Each lease comes
+/// Returns which of `candidates` may not be written, and to which of `leases` no key may be attached. Each lease comes
 /// with a bookkeeping key to try.
 pub(super) async fn find(
     backend: &impl Backend,
-    suspects: Vec<ProbeCandidate>,
+    candidates: Vec<ProbeCandidate>,
     leases: Vec<(LeaseId, Key)>,
 ) -> Result<Found> {
-    let scopes = stream::iter(suspects).map(|ProbeCandidate { prefix, keys }| async move {
+    let scopes = stream::iter(candidates).map(|ProbeCandidate { prefix, keys }| async move {
         let key = denied_key(backend, keys).await?;
         Ok::<_, crate::backend::Error>(key.map(|key| (prefix, key)))
     });
@@ -65,7 +65,7 @@ async fn denied_key(backend: &impl Backend, mut keys: Vec<Key>) -> Result<Option
 
 /// Extends the `known` lease groups by those of `scopes`: for each, the widest enclosing prefix that may be written as
 /// a whole, or itself.
-pub(super) async fn domains(
+pub(super) async fn lease_groups(
     backend: &impl Backend,
     scopes: BTreeSet<Prefix>,
     known: LeaseGroups,

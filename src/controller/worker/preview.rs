@@ -118,7 +118,7 @@ impl PreviewWorker {
     pub fn objections(&self, registration: &RegistrationRef) -> impl Iterator<Item = &str> {
         let subject = self.0.subjects.get(registration);
         let denial = subject.and_then(|subject| subject.denial.as_deref());
-        let aside = subject.into_iter().flat_map(|subject| &subject.aside);
-        denial.into_iter().chain(aside.map(String::as_str))
+        let suppressed = subject.into_iter().flat_map(|subject| &subject.suppressed);
+        denial.into_iter().chain(suppressed.map(String::as_str))
     }
 }

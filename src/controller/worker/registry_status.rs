@@ -187,7 +187,7 @@ impl Facts {
             (ConditionType::Connected, connected.clone()),
         ];
         all.extend(credentials.map(|verdict| (ConditionType::CredentialsValid, verdict)));
-        let (held, reason, message) = self.holding.told();
+        let (held, reason, message) = self.holding.reported();
         all.push((ConditionType::WatchesHealthy, watches));
         all.push((ConditionType::RemovalsHeld, (held, reason, message.to_owned())));
         all
@@ -262,18 +262,18 @@ const ACCESS: [Reason; 13] = [
 
 /// Which facts were written last, and when.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct ReportedStatus {
     last: Option<(Facts, Instant)>,
 }
 
-impl Told {
+impl ReportedStatus {
     /// Forgets what was written: another replica may have overwritten it.
     pub fn forget(&mut self) {
         self.last = None;
     }
 
     /// Whether `facts` are to be written now. If so, records them as written.
-    pub fn tell(&mut self, facts: &Facts, now: Instant) -> bool {
+    pub fn report(&mut self, facts: &Facts, now: Instant) -> bool {
         let due = self.due(facts, now).is_some_and(|due| due <= now);
         if due {
             self.last = Some((facts.clone(), now));
@@ -285,8 +285,8 @@ impl Told {
     pub fn due(&self, facts: &Facts, now: Instant) -> Option<Instant> {
         match &self.last {
             None => Some(now),
-            Some((told, _)) if told == facts => None,
-            Some((told, _)) if told.without_counters() != facts.without_counters() => Some(now),
+            Some((reported, _)) if reported == facts => None,
+            Some((reported, _)) if reported.without_counters() != facts.without_counters() => Some(now),
             Some((_, when)) => Some(*when + COUNTERS),
         }
     }
@@ -380,20 +380,20 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_told_every_ten_seconds_and_the_rest_at_once() {
+    fn status_counters_are_throttled_and_other_facts_reported_at_once() {
         let start = Instant::now();
-        let mut told = Told::default();
-        assert!(told.tell(&facts(1, Connectivity::Up), start));
+        let mut reported = ReportedStatus::default();
+        assert!(reported.report(&facts(1, Connectivity::Up), start));
         assert!(
-            !told.tell(&facts(1, Connectivity::Up), start + COUNTERS * 2),
+            !reported.report(&facts(1, Connectivity::Up), start + COUNTERS * 2),
             "nothing has changed"
         );
         assert!(
-            !told.tell(&facts(2, Connectivity::Up), start + COUNTERS / 2),
+            !reported.report(&facts(2, Connectivity::Up), start + COUNTERS / 2),
             "too early"
         );
-        assert!(told.tell(&facts(2, Connectivity::Unsure), start + COUNTERS / 2));
-        assert!(told.tell(&facts(3, Connectivity::Unsure), start + COUNTERS * 2));
+        assert!(reported.report(&facts(2, Connectivity::Unsure), start + COUNTERS / 2));
+        assert!(reported.report(&facts(3, Connectivity::Unsure), start + COUNTERS * 2));
     }
 
     #[test]
@@ -467,9 +467,9 @@ mod tests {
             }),
             ..facts(1, Connectivity::Up)
         };
-        let mut told = Told::default();
-        assert!(told.tell(&facts(1, Connectivity::Up), start));
-        assert!(told.tell(&silent, start));
+        let mut reported = ReportedStatus::default();
+        assert!(reported.report(&facts(1, Connectivity::Up), start));
+        assert!(reported.report(&silent, start));
         let status = silent.status(&Time(Timestamp::UNIX_EPOCH));
         let informed = condition(&status, ConditionType::WatchesHealthy);
         assert_eq!(
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_that_watch_other_namespaces_are_named_and_do_not_make_it_unready() {
+    fn replicas_of_other_namespaces_are_named_and_watches_stay_healthy() {
         let facts = Facts {
             other_namespaces: Some("operator-1 (bank)".to_owned()),
             ..facts(1, Connectivity::Up)
@@ -508,9 +508,9 @@ mod tests {
             holding: Holding::Some("20 of 20 keys".into()),
             ..facts(1, Connectivity::Up)
         };
-        let mut told = Told::default();
-        assert!(told.tell(&facts(1, Connectivity::Up), start));
-        assert!(told.tell(&held, start));
+        let mut reported = ReportedStatus::default();
+        assert!(reported.report(&facts(1, Connectivity::Up), start));
+        assert!(reported.report(&held, start));
         let status = held.status(&Time(Timestamp::UNIX_EPOCH));
         let condition = condition(&status, ConditionType::RemovalsHeld);
         assert_eq!(

@@ -58,7 +58,7 @@ pub struct Subject {
     /// Number of pods that it selects, ready or not.
     selected: usize,
     /// Why formats of it are suppressed in favour of another registration's.
-    pub(super) aside: Vec<String>,
+    pub(super) suppressed: Vec<String>,
     kind: EndpointKind,
     /// Why nothing, or not everything, of its Service can be registered now.
     obstacle: Option<Obstacle>,
@@ -84,7 +84,7 @@ impl Subject {
             uid: version.uid,
             generation: version.generation,
             selected,
-            aside: Vec::new(),
+            suppressed: Vec::new(),
             kind: EndpointKind::default(),
             obstacle: None,
             refusal: None,
@@ -98,8 +98,8 @@ impl Subject {
     }
 
     /// Sets the reasons for which formats of it are suppressed.
-    pub fn aside(self, aside: Vec<String>) -> Self {
-        Self { aside, ..self }
+    pub fn suppressed(self, suppressed: Vec<String>) -> Self {
+        Self { suppressed, ..self }
     }
 
     /// Sets what it registers, why that is not possible now, and why attributes are missing.
@@ -197,7 +197,7 @@ pub fn cannot_serve(name: &Arc<str>, trouble: &Trouble) {
 
 /// Reports that this replica cannot serve a Registry, as far as `outcome` lets it. `registrations` are those of the
 /// Registry.
-pub fn tell_invalid(
+pub fn report_invalid(
     name: &Arc<str>,
     generation: i64,
     context: &Context,
@@ -238,8 +238,8 @@ pub fn tell_invalid(
         outdated: None,
         other_namespaces: None,
     };
-    let note = StatusUpdate::Wanted(name.clone(), facts.status(&now()), WritePolicy::Once);
-    let _ = context.registries.send(note);
+    let update = StatusUpdate::Wanted(name.clone(), facts.status(&now()), WritePolicy::Once);
+    let _ = context.registries.send(update);
 }
 
 /// Removes the leader's name from the status of the Registry `name`. A leader that lives puts it back.
@@ -287,7 +287,7 @@ impl<B: Backend> RegistryWorker<B> {
         let serves = match self.reporter.readiness {
             Readiness::Firm => true,
             // An incomplete view of Kubernetes is not etcd's fault.
-            Readiness::Starting => self.standing.is_live(),
+            Readiness::Starting => self.state.is_live(),
             Readiness::Unreachable(_) => false,
         };
         self.metrics
@@ -347,10 +347,10 @@ impl<B: Backend> RegistryWorker<B> {
             registry: &self.name,
             kind: subject.kind,
             selected: subject.selected,
-            obstacle: subject.obstacle.as_ref().map(Obstacle::told),
-            missing: subject.missing.as_ref().map(Obstacle::told),
+            obstacle: subject.obstacle.as_ref().map(Obstacle::condition),
+            missing: subject.missing.as_ref().map(Obstacle::condition),
             holding: self.guarding.holding(),
-            aside: &subject.aside,
+            suppressed: &subject.suppressed,
         };
         let mut status = status_of(&report, readiness, about, &now);
         // Without a pod there is no key to write.
@@ -391,8 +391,8 @@ impl<B: Backend> RegistryWorker<B> {
             announce(registration, subject, (&report, hold), &status.conditions, speaker);
         }
         self.debouncer.postpone(registration, at + pace(&status));
-        let note = StatusUpdate::Wanted(registration.clone(), status, write_policy);
-        let _ = self.context.registrations.send(note);
+        let update = StatusUpdate::Wanted(registration.clone(), status, write_policy);
+        let _ = self.context.registrations.send(update);
         if role == ReporterRole::Alone {
             let _ = self.context.registrations.send(unconfirmed(registration, &self.name));
         }
@@ -408,11 +408,11 @@ impl<B: Backend> RegistryWorker<B> {
             ReporterRole::Spare | ReporterRole::Alone | ReporterRole::Former => WritePolicy::Once,
             ReporterRole::Leader => WritePolicy::Always,
         };
-        if !self.told.tell(&facts, at) {
-            return self.told.due(&facts, at);
+        if !self.reported.report(&facts, at) {
+            return self.reported.due(&facts, at);
         }
-        let note = StatusUpdate::Wanted(self.name.clone(), facts.status(&now()), write_policy);
-        let _ = self.context.registries.send(note);
+        let update = StatusUpdate::Wanted(self.name.clone(), facts.status(&now()), write_policy);
+        let _ = self.context.registries.send(update);
         None
     }
 
@@ -424,7 +424,7 @@ impl<B: Backend> RegistryWorker<B> {
         self.metrics.set_denied(self.planner.denied().count());
         self.metrics.set_not_adopted(self.is_not_adopted());
         let link = self.registry_link(at);
-        let was_live = self.standing.was_live();
+        let was_live = self.state.was_live();
         let is_alone = matches!(self.reporter.role, ReporterRole::Spare | ReporterRole::Alone);
         Facts {
             generation: self.version.generation,
@@ -432,14 +432,14 @@ impl<B: Backend> RegistryWorker<B> {
             endpoints: if was_live {
                 self.backend.access().endpoints
             } else {
-                let told = self.confirmation.seen().map(|seen| seen.endpoints.clone());
-                told.unwrap_or_default()
+                let reported = self.confirmation.seen().map(|seen| seen.endpoints.clone());
+                reported.unwrap_or_default()
             },
             cluster_id: self.cluster_id(),
             credentials: self.credentials(&link),
             expiring: self.expiring(),
             link,
-            version: self.standing.version().map(str::to_owned),
+            version: self.state.version().map(str::to_owned),
             leader: match &self.leadership {
                 Leadership::Leading(_) => Some(self.context.identity.to_string()),
                 Leadership::Standby { leader } if !is_alone => Some(leader.clone()),
@@ -467,8 +467,8 @@ impl<B: Backend> RegistryWorker<B> {
 
     /// The state of the Registry as a whole: an etcd whose watch is live may still take no writes.
     fn registry_link(&self, at: Instant) -> Connectivity {
-        let refused = self.writing.trouble(at).or(self.standing.full());
-        match (self.standing.link(at), refused) {
+        let refused = self.writing.trouble(at).or(self.state.full());
+        match (self.state.link(at), refused) {
             (Connectivity::Up, Some(trouble)) => Connectivity::Down(trouble.clone()),
             (link, _) => link,
         }
@@ -502,7 +502,7 @@ impl<B: Backend> RegistryWorker<B> {
     /// when to look again.
     pub(super) fn confirm(&mut self, at: Instant) -> Option<Instant> {
         let facts = confirmation::Facts {
-            cut_off: !self.leads() && matches!(self.standing.link(at), Connectivity::Down(_)),
+            cut_off: !self.leads() && matches!(self.state.link(at), Connectivity::Down(_)),
             identity: &self.context.identity,
             peer_is_connected: confirmation::peer_is_connected(&self.elsewhere(at)),
         };
@@ -512,14 +512,14 @@ impl<B: Backend> RegistryWorker<B> {
         }
         if std::mem::replace(&mut self.outcome, outcome) != outcome {
             // Another replica may have overwritten the status since.
-            self.told.forget();
+            self.reported.forget();
         }
         wake
     }
 
     fn readiness(&self, at: Instant) -> Readiness {
         let unreachable = |trouble: &Trouble| Readiness::Unreachable(trouble.message.clone());
-        match (self.standing.link(at), self.writing.trouble(at)) {
+        match (self.state.link(at), self.writing.trouble(at)) {
             (Connectivity::Down(trouble), _) => unreachable(&trouble),
             (Connectivity::Up | Connectivity::Unsure, Some(trouble)) => unreachable(trouble),
             (_, None) if self.catching_up.is_some() => Readiness::Starting,
@@ -537,10 +537,10 @@ impl<B: Backend> RegistryWorker<B> {
 
     /// Reports the state of this replica for the Registry to `/readyz` and to the other replicas.
     fn report_health(&mut self, at: Instant) {
-        let link = self.standing.link(at);
+        let link = self.state.link(at);
         // This replica renews leases that are granted later from the start.
         self.renewed =
-            !matches!(link, Connectivity::Down(_)) && (self.renewed || self.standing.is_live() && self.has_renewed(at));
+            !matches!(link, Connectivity::Down(_)) && (self.renewed || self.state.is_live() && self.has_renewed(at));
         let renewed = self.renewed;
         let yields_to = self.yields_to().filter(|_| !self.leads());
         let health = match (&self.leadership, &self.reporter.readiness, yields_to) {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures::{StreamExt, stream};
 
 use super::RegistryWorker;
-use super::permission_probe::{Found, QUESTIONS, domains, find};
+use super::permission_probe::{Found, QUESTIONS, find, lease_groups};
 use super::writing::{Refused, Written};
 use crate::backend::{self, Backend, Capabilities};
 use crate::model::{Backoff, Key, LeaseId, Prefix, listed};
@@ -141,13 +141,13 @@ impl Rights {
     /// Records that etcd denies this. Returns whether that is new: transactions that were in flight together are
     /// refused together.
     fn deny(&mut self, thing: Thing, now: Instant) -> bool {
-        let is_news = !self.denied.contains_key(&thing);
+        let is_new = !self.denied.contains_key(&thing);
         self.denied.entry(thing).or_insert_with(|| {
             let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
             let at = now + backoff.next_pause();
             Attempt { at, backoff }
         });
-        is_news
+        is_new
     }
 
     /// Backs off after another attempt that failed.
@@ -163,27 +163,27 @@ impl<B: Backend> RegistryWorker<B> {
 
     /// Starts a permission probe after etcd refused a transaction for lack of a permission.
     pub(super) fn search_refused(&mut self, sent: Written, error: backend::Error) {
-        let (suspects, leases) = self.planner.probe_candidates(sent.ticket);
-        self.search(PermissionProbe::Written(sent, error), suspects, leases);
+        let (candidates, leases) = self.planner.probe_candidates(sent.ticket);
+        self.search(PermissionProbe::Written(sent, error), candidates, leases);
     }
 
     /// Starts a permission probe after etcd refused to renew a lease, if this replica leads. The keys on it that may be
     /// written are then moved before it expires.
     pub(super) fn renewal_denied(&mut self, lease: LeaseId) {
         if self.leads() && self.rights.searched.insert(lease) {
-            let suspects = self.planner.probe_candidates_on(lease);
-            self.search(PermissionProbe::Renewal(lease), suspects, BTreeSet::from([lease]));
+            let candidates = self.planner.probe_candidates_on(lease);
+            self.search(PermissionProbe::Renewal(lease), candidates, BTreeSet::from([lease]));
         }
     }
 
-    fn search(&mut self, search: PermissionProbe, suspects: Vec<ProbeCandidate>, leases: BTreeSet<LeaseId>) {
+    fn search(&mut self, search: PermissionProbe, candidates: Vec<ProbeCandidate>, leases: BTreeSet<LeaseId>) {
         let leases: Vec<_> = leases
             .into_iter()
             .map(|lease| (lease, self.planner.record_key(lease)))
             .collect();
         let backend = self.backend.clone();
         self.tasks.spawn(async move {
-            let found = find(&backend, suspects, leases).await;
+            let found = find(&backend, candidates, leases).await;
             super::Done::Searched(search, found)
         });
     }
@@ -195,10 +195,10 @@ impl<B: Backend> RegistryWorker<B> {
             tracing::debug!(registry = %self.name, %error, "permission probe failed");
             Found::default()
         });
-        let (mut is_news, is_found) = (false, !found.scopes.is_empty() || !found.leases.is_empty());
+        let (mut is_new, is_found) = (false, !found.scopes.is_empty() || !found.leases.is_empty());
         for (scope, key) in found.scopes {
             if self.rights.deny(Thing::Prefix(scope.clone()), now) {
-                is_news = true;
+                is_new = true;
                 tracing::warn!(
                     registry = %self.name, scope = scope.prefix(), %key,
                     "etcd denies writing below this prefix; its keys stay as they are"
@@ -208,7 +208,7 @@ impl<B: Backend> RegistryWorker<B> {
         }
         for lease in found.leases {
             if self.rights.deny(Thing::Lease(lease), now) {
-                is_news = true;
+                is_new = true;
                 tracing::warn!(
                     registry = %self.name, %lease,
                     "etcd denies the use of this lease; its keys that may be written move to another lease"
@@ -216,7 +216,7 @@ impl<B: Backend> RegistryWorker<B> {
             }
             self.planner.set_lease_denied(lease, true);
         }
-        if is_news {
+        if is_new {
             // A prefix that was granted as a whole no longer is.
             self.rights.want(Due::All);
         }
@@ -299,7 +299,7 @@ impl<B: Backend> RegistryWorker<B> {
                     self.planner.writing_allowed(&scope);
                     self.rights.denied.remove(&Thing::Prefix(scope));
                     self.rights.want(Due::Unknown);
-                    self.sweep.is_due();
+                    self.orphans.is_due();
                 }
                 (Thing::Lease(lease), Some(true)) => {
                     self.planner.set_lease_denied(lease, false);
@@ -332,18 +332,18 @@ impl<B: Backend> RegistryWorker<B> {
         grants.asking = true;
         let backend = self.backend.clone();
         self.tasks
-            .spawn(async move { super::Done::LeaseGroups(domains(&backend, scopes, known).await) });
+            .spawn(async move { super::Done::LeaseGroups(lease_groups(&backend, scopes, known).await) });
     }
 
     /// Takes in which prefixes etcd grants together.
-    pub(super) fn told_domains(&mut self, told: backend::Result<LeaseGroups>) {
+    pub(super) fn lease_groups_listed(&mut self, reported: backend::Result<LeaseGroups>) {
         if let Some(grants) = &mut self.rights.grants {
             grants.asking = false;
         }
-        match told {
-            Ok(domains) => {
-                if *self.planner.lease_groups() != domains {
-                    self.planner.set_lease_groups(domains);
+        match reported {
+            Ok(groups) => {
+                if *self.planner.lease_groups() != groups {
+                    self.planner.set_lease_groups(groups);
                 }
                 // New prefixes may have been added while etcd was asked.
                 if !self.planner.prefixes_without_lease_group().is_empty() {

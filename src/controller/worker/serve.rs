@@ -42,7 +42,7 @@ pub async fn serve<B: Backend>(new: NewWorker, backend: Result<B, Trouble>) -> R
     let renewals = watch::Sender::new(Leases::default());
     let (leads, leadership) = watch::channel(Leadership::Seeking);
     let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
-    let (tells, mut lease_news) = mpsc::channel(OBSERVATIONS);
+    let (sends, mut lease_events) = mpsc::channel(OBSERVATIONS);
     let (soonest, ends) = watch::channel(None);
     let (stands, candidacy) = watch::channel(Candidacy::default());
     let metrics = context.metrics.registry(&name);
@@ -54,7 +54,7 @@ pub async fn serve<B: Backend>(new: NewWorker, backend: Result<B, Trouble>) -> R
     parts.spawn(named("mirror", mirror));
     let renewal = backend
         .clone()
-        .renew(renewals.subscribe(), tells, soonest, ending.clone());
+        .renew(renewals.subscribe(), sends, soonest, ending.clone());
     parts.spawn(named("renewal", renewal));
     parts.spawn(named(
         "lease end metric",
@@ -115,7 +115,7 @@ pub async fn serve<B: Backend>(new: NewWorker, backend: Result<B, Trouble>) -> R
             Some(observation) = observations.recv() => worker.observe_all(observation, &mut observations),
             Ok(()) = worker.lines.leadership.changed() => worker.leadership_changed(),
             Some(done) = worker.tasks.join_next() => worker.end_of(done),
-            Some(news) = lease_news.recv() => match news {
+            Some(event) = lease_events.recv() => match event {
                 LeaseEvent::Lapsed(lease) => worker.lapsed(lease),
                 LeaseEvent::Denied(lease) => worker.renewal_denied(lease),
             },
@@ -138,7 +138,7 @@ pub async fn serve<B: Backend>(new: NewWorker, backend: Result<B, Trouble>) -> R
 
 pub(super) fn planner(meta: MetaKeys, spec: &RegistrySpec, capabilities: Capabilities) -> Planner {
     let mut planner = Planner::new(meta, size(spec.limits.keys_per_lease));
-    planner.set_guard(guarding::terms(&spec.guard));
+    planner.set_guard(guarding::settings(&spec.guard));
     planner.set_rate_limit(spec.limits.changes_per_second_per_namespace);
     // Keys wait until the store has been asked which prefixes it grants together.
     if capabilities.has_permissions {
@@ -152,7 +152,7 @@ pub(super) fn campaign(meta: &MetaKeys, context: &Context) -> Campaign {
         leader_key: meta.leader(),
         candidate_key: meta.candidate(&context.identity),
         candidates: meta.candidates(),
-        namespaces: context.hearing.watch_scope().namespaces(),
+        namespaces: context.checkpoint.watch_scope().namespaces(),
         process: context.peers.me().incarnation.clone(),
         address: context.peers.address(),
         identity: context.identity.to_string(),
@@ -223,7 +223,7 @@ async fn idle(
         presences.mark_unchanged();
         let now = Instant::now();
         let elsewhere = context.peers.elsewhere(name, [], now);
-        let again = (elsewhere != Elsewhere::Nobody).then(|| now + LOOK);
+        let again = (elsewhere != Elsewhere::NoReplica).then(|| now + LOOK);
         let facts = confirmation::Facts {
             cut_off: true,
             identity: &context.identity,
@@ -238,7 +238,7 @@ async fn idle(
             step => step,
         };
         if std::mem::replace(&mut said, outcome) != outcome {
-            reporting::tell_invalid(name, generation, context, trouble, (outcome, &registrations));
+            reporting::report_invalid(name, generation, context, trouble, (outcome, &registrations));
         }
         let next = wake.into_iter().chain(again).min();
         let first = tokio::select! {

@@ -14,12 +14,12 @@ pub(super) struct CatchingUp {
     /// The fence under which it leads.
     fence: Fence,
     /// The merged checkpoint of former leaders, and when it was read. None until then.
-    notes: Option<(Checkpoint, Instant)>,
+    checkpoints: Option<(Checkpoint, Instant)>,
     /// Whether a checkpoint could not be read. Then this replica has to observe as much as any replica can have
     /// observed.
     unread: bool,
     /// Whether the delay was logged.
-    told: bool,
+    reported: bool,
     /// The pauses before the watches that lack something list again.
     relists: Backoff,
 }
@@ -36,12 +36,12 @@ impl<B: Backend> RegistryWorker<B> {
         let won = fence.clone();
         self.catching_up = Some(CatchingUp {
             fence,
-            notes: None,
+            checkpoints: None,
             unread: false,
-            told: false,
+            reported: false,
             relists: Backoff::new(FIRST_PAUSE, LONGEST_PAUSE),
         });
-        self.read_notes(won, Duration::ZERO);
+        self.read_checkpoints(won, Duration::ZERO);
     }
 
     /// Has the watches that still lack something list again. An idle watch reaches the present version only when it ends.
@@ -50,16 +50,16 @@ impl<B: Backend> RegistryWorker<B> {
         let Some(catching_up) = self.catching_up.as_mut().filter(|one| one.fence == *fence) else {
             return;
         };
-        let Some((needed, since)) = &catching_up.notes else {
+        let Some((needed, since)) = &catching_up.checkpoints else {
             return;
         };
         let lacks = if catching_up.unread {
-            self.context.hearing.watch_scope().streams().collect()
+            self.context.checkpoint.watch_scope().streams().collect()
         } else {
             self.freshness.borrow().lacks(needed, *since)
         };
         for stream in &lacks {
-            self.context.hearing.relist(stream);
+            self.context.checkpoint.relist(stream);
         }
         let pause = catching_up.relists.next_pause();
         self.look_whether_behind(fence.clone(), pause);
@@ -73,38 +73,43 @@ impl<B: Backend> RegistryWorker<B> {
     }
 
     /// Reads the checkpoints of former leaders after a pause.
-    fn read_notes(&mut self, fence: Fence, pause: Duration) {
-        let (backend, notes) = (self.backend.clone(), self.planner.checkpoints());
+    fn read_checkpoints(&mut self, fence: Fence, pause: Duration) {
+        let (backend, checkpoints) = (self.backend.clone(), self.planner.checkpoints());
         self.tasks.spawn(async move {
             tokio::time::sleep(pause).await;
-            let (notes, at) = (backend.list(&notes).await, Instant::now());
-            Done::NotesRead { fence, notes, at }
+            let (checkpoints, at) = (backend.list(&checkpoints).await, Instant::now());
+            Done::CheckpointsRead { fence, checkpoints, at }
         });
     }
 
     /// Handles the checkpoints of former leaders. Until they can be read, nothing is written, which is reported like
     /// any other failure to write.
-    pub(super) fn notes_read(&mut self, fence: &Fence, notes: backend::Result<Vec<(Key, KeyValue)>>, at: Instant) {
+    pub(super) fn checkpoints_read(
+        &mut self,
+        fence: &Fence,
+        checkpoints: backend::Result<Vec<(Key, KeyValue)>>,
+        at: Instant,
+    ) {
         if self.catching_up.as_ref().is_none_or(|one| one.fence != *fence) {
             return;
         }
-        let notes = match notes {
-            Ok(notes) => notes,
+        let checkpoints = match checkpoints {
+            Ok(checkpoints) => checkpoints,
             Err(error) => {
                 let pause = self
                     .writing
                     .failed("reading the checkpoints of former leaders", &self.name, &error);
-                return self.read_notes(fence.clone(), pause);
+                return self.read_checkpoints(fence.clone(), pause);
             }
         };
         self.writing.succeeded();
         let Some(catching_up) = self.catching_up.as_mut() else {
             return;
         };
-        let mut heard = Checkpoint::default();
-        for (key, note) in &notes {
-            if let Some(note) = Checkpoint::read(&note.value) {
-                heard.merge(note);
+        let mut reached = Checkpoint::default();
+        for (key, checkpoint) in &checkpoints {
+            if let Some(checkpoint) = Checkpoint::read(&checkpoint.value) {
+                reached.merge(checkpoint);
                 continue;
             }
             catching_up.unread = true;
@@ -114,8 +119,8 @@ impl<B: Backend> RegistryWorker<B> {
                  written until this replica has observed everything that the checkpoint can cover"
             );
         }
-        let watched = Freshness::new(self.context.hearing.watch_scope().streams());
-        let beyond = watched.beyond(&heard);
+        let watched = Freshness::new(self.context.checkpoint.watch_scope().streams());
+        let beyond = watched.beyond(&reached);
         if !beyond.is_empty() {
             let beyond: Vec<_> = beyond.iter().map(ToString::to_string).collect();
             tracing::warn!(
@@ -124,7 +129,7 @@ impl<B: Backend> RegistryWorker<B> {
                  unless spec.guard holds them"
             );
         }
-        catching_up.notes = Some((heard, at));
+        catching_up.checkpoints = Some((reached, at));
         let pause = catching_up.relists.next_pause();
         self.has_caught_up();
         if self.catching_up.is_some() {
@@ -137,9 +142,9 @@ impl<B: Backend> RegistryWorker<B> {
     /// and the other namespaces are served.
     pub(super) fn has_caught_up(&mut self) {
         let Some(CatchingUp {
-            notes: Some((needed, since)),
+            checkpoints: Some((needed, since)),
             unread,
-            told,
+            reported,
             ..
         }) = &mut self.catching_up
         else {
@@ -157,7 +162,7 @@ impl<B: Backend> RegistryWorker<B> {
         let outdated = self.kubernetes.outdated.as_ref().is_some_and(Outdated::is_general);
         if lacks.is_empty() && !outdated {
             self.catching_up = None;
-        } else if !std::mem::replace(told, true) {
+        } else if !std::mem::replace(reported, true) {
             tracing::warn!(
                 registry = %self.name, lacks = ?lacks.iter().map(ToString::to_string).collect::<Vec<_>>(), outdated,
                 "leads, but its view of Kubernetes is older than its predecessor's: only leases are renewed until it catches up"
@@ -166,8 +171,8 @@ impl<B: Backend> RegistryWorker<B> {
     }
 
     /// Adds the checkpoint of this replica to `transaction`.
-    pub(super) fn leave_note(&self, track: WriteSlot, transaction: &mut Transaction) {
-        let heard = self.context.hearing.now().value();
-        transaction.note = self.planner.checkpoint(transaction, track.number, track.after, heard);
+    pub(super) fn write_checkpoint(&self, slot: WriteSlot, transaction: &mut Transaction) {
+        let reached = self.context.checkpoint.now().value();
+        transaction.checkpoint = self.planner.checkpoint(transaction, slot.number, slot.after, reached);
     }
 }

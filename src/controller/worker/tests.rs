@@ -17,8 +17,8 @@ const PODS: WatchTarget = WatchTarget::of_cluster(crate::kube::PODS);
 struct Rig {
     worker: Box<RegistryWorker<etcd::Connection>>,
     leads: watch::Sender<Leadership>,
-    notes: mpsc::UnboundedReceiver<StatusUpdate<ServiceRegistration>>,
-    registry_notes: mpsc::UnboundedReceiver<StatusUpdate<Registry>>,
+    updates: mpsc::UnboundedReceiver<StatusUpdate<ServiceRegistration>>,
+    registry_updates: mpsc::UnboundedReceiver<StatusUpdate<Registry>>,
     events: mpsc::Receiver<Notice>,
     _wanted: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
 }
@@ -85,8 +85,8 @@ impl Rig {
                 lines,
             )),
             leads,
-            notes: ends.registrations,
-            registry_notes: ends.registries,
+            updates: ends.registrations,
+            registry_updates: ends.registries,
             events: ends.events,
             _wanted: wanted,
         }
@@ -106,21 +106,21 @@ impl Rig {
     /// The predecessor's checkpoint is read under the fence of this number. It covers this version of the pods.
     fn note_read(&mut self, proof: Revision, pods: Option<u64>) {
         let held = |pods| {
-            let mut heard = Checkpoint::default();
-            heard.add(&PODS, pods);
+            let mut observed = Checkpoint::default();
+            observed.add(&PODS, pods);
             KeyValue {
-                value: heard.value(),
+                value: observed.value(),
                 lease: LeaseId(1),
                 create_revision: 1,
                 mod_revision: 1,
             }
         };
-        let notes: Vec<(Key, KeyValue)> = pods
+        let updates: Vec<(Key, KeyValue)> = pods
             .map(held)
             .into_iter()
             .map(|held| ("/leasehold/c1/heard/0".into(), held))
             .collect();
-        self.worker.notes_read(&fence(proof), Ok(notes), Instant::now());
+        self.worker.checkpoints_read(&fence(proof), Ok(updates), Instant::now());
     }
 
     /// All pods up to this version have been observed. The API server was at `present` when it was asked.
@@ -146,7 +146,7 @@ impl Rig {
 
     /// Registers `orders` and completes the view of Kubernetes.
     fn register(&mut self) {
-        let terms = RegistrationSettings {
+        let settings = RegistrationSettings {
             created: 1,
             ttl: 30,
             suspended: false,
@@ -155,11 +155,11 @@ impl Rig {
         };
         self.worker.take(Command::Register {
             registration: orders(),
-            terms,
+            settings,
             service: "orders".into(),
             version: version(),
             selected: 0,
-            aside: Vec::new(),
+            suppressed: Vec::new(),
             kind: plan::EndpointKind::default(),
             obstacle: None,
             missing: None,
@@ -183,10 +183,10 @@ impl Rig {
     }
 
     /// The status of `orders` that was last to be written.
-    fn told(&mut self) -> Option<(ServiceRegistrationStatus, WritePolicy)> {
+    fn reported(&mut self) -> Option<(ServiceRegistrationStatus, WritePolicy)> {
         let mut last = None;
-        while let Ok(note) = self.notes.try_recv() {
-            if let StatusUpdate::Wanted(_, status, write_policy) = note {
+        while let Ok(update) = self.updates.try_recv() {
+            if let StatusUpdate::Wanted(_, status, write_policy) = update {
                 last = Some((status, write_policy));
             }
         }
@@ -206,7 +206,7 @@ async fn a_replica_that_stands_by_rests_however_long_it_does() {
     let mut rig = Rig::new().await;
     rig.register();
     rig.standby();
-    rig.worker.house_at = Instant::now().checked_sub(Duration::from_secs(1)).expect("a past");
+    rig.worker.housekeeping_at = Instant::now().checked_sub(Duration::from_secs(1)).expect("a past");
     assert_rests(&mut rig.worker);
 }
 
@@ -234,13 +234,13 @@ async fn a_worker_wakes_when_a_pod_has_been_ready_for_long_enough() {
 }
 
 #[tokio::test]
-async fn a_leader_whose_sweep_failed_rests_until_etcd_is_back() {
+async fn leader_with_failed_orphan_collection_rests_until_etcd_is_back() {
     let mut rig = Rig::new().await;
     rig.register();
     rig.lead_first();
     let error = etcd::Error::Busy { message: String::new() }.into();
     rig.worker.listed(Err(error));
-    rig.worker.sweep.fail_long_ago();
+    rig.worker.orphans.fail_long_ago();
     assert_rests(&mut rig.worker);
 }
 
@@ -272,26 +272,26 @@ async fn a_write_refused_under_an_old_proof_says_nothing_about_a_new_one() {
 }
 
 #[tokio::test]
-async fn one_that_led_and_lost_sight_of_etcd_does_not_overrule_whoever_leads_by_now() {
+async fn former_leader_without_etcd_does_not_insist_on_its_status() {
     let mut rig = Rig::new().await;
     rig.register();
     rig.lead_first();
     rig.lead(Leadership::Seeking);
-    rig.worker.standing = BackendHealth::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
+    rig.worker.state = BackendHealth::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
     rig.worker.act();
     rig.worker.report(Instant::now() + Duration::from_secs(1));
-    let (status, write_policy) = rig.told().expect("a status");
+    let (status, write_policy) = rig.reported().expect("a status");
     assert!(
         status
             .conditions
             .iter()
-            .any(|told| told.reason == "RegistryUnreachable")
+            .any(|reported| reported.reason == "RegistryUnreachable")
     );
     assert_eq!(write_policy, WritePolicy::Once);
 }
 
 #[tokio::test]
-async fn a_lease_granted_when_somebody_else_leads_already_is_left_to_lapse() {
+async fn lease_granted_after_leadership_is_lost_is_not_renewed() {
     let mut rig = Rig::new().await;
     rig.lead(Leadership::Leading(fence(7)));
     let early = LeaseId(1);
@@ -309,7 +309,7 @@ async fn a_lease_granted_when_somebody_else_leads_already_is_left_to_lapse() {
 }
 
 #[tokio::test]
-async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kubernetes_is_back() {
+async fn new_leader_with_outdated_view_writes_nothing_until_it_is_current() {
     let mut rig = Rig::new().await;
     rig.register();
     let now = Instant::now();
@@ -332,7 +332,7 @@ async fn one_that_comes_to_lead_with_an_outdated_view_writes_nothing_until_kuber
 }
 
 #[tokio::test]
-async fn one_that_comes_to_lead_and_may_not_look_into_one_namespace_serves_the_others() {
+async fn new_leader_without_access_to_one_namespace_serves_the_others() {
     let mut rig = Rig::new().await;
     rig.register();
     rig.worker.take(Command::KubernetesIsOutdated(Some(Outdated {
@@ -362,7 +362,7 @@ async fn nothing_is_done_by_an_election_that_was_not_taken_in() {
 }
 
 #[tokio::test]
-async fn one_that_has_heard_less_than_its_predecessor_writes_nothing_until_it_has() {
+async fn new_leader_behind_its_predecessor_writes_only_after_catching_up() {
     let mut rig = Rig::new().await;
     rig.register();
     rig.hear(104, None);
@@ -402,16 +402,16 @@ async fn what_the_apiserver_never_came_to_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn one_that_goes_by_the_state_folder_tells_nothing_before_the_apiserver_has_said_which_cluster_it_is() {
+async fn replica_with_stored_state_reports_only_after_cluster_is_confirmed() {
     let mut rig = Rig::new().await;
     let confirmed = std::mem::take(&mut rig.worker.context.cluster_confirmed);
-    rig.worker.standing = BackendHealth::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
+    rig.worker.state = BackendHealth::new(Instant::now().checked_sub(Duration::from_mins(1)).expect("a past"));
     rig.worker.act();
-    assert!(rig.registry_notes.try_recv().is_err());
+    assert!(rig.registry_updates.try_recv().is_err());
     rig.worker.context.cluster_confirmed = confirmed;
     rig.worker.act();
     assert!(
-        rig.registry_notes.try_recv().is_err(),
+        rig.registry_updates.try_recv().is_err(),
         "the unknown status may name a leader"
     );
     let blank = StatusSeen {
@@ -421,17 +421,17 @@ async fn one_that_goes_by_the_state_folder_tells_nothing_before_the_apiserver_ha
     rig.worker.take(Command::Status(blank));
     rig.worker.act();
     assert!(
-        rig.registry_notes.try_recv().is_ok(),
+        rig.registry_updates.try_recv().is_ok(),
         "the replica reports that etcd is unreachable"
     );
 }
 
 #[tokio::test]
-async fn an_outage_is_told_once_and_so_is_its_end() {
+async fn outage_and_recovery_are_each_reported_once() {
     let mut rig = Rig::new().await;
     rig.lead(Leadership::Leading(fence(7)));
     let long_ago = Instant::now().checked_sub(Duration::from_mins(1)).expect("a past");
-    rig.worker.standing = BackendHealth::new(long_ago);
+    rig.worker.state = BackendHealth::new(long_ago);
     rig.worker.act();
     rig.worker.act();
     assert_eq!(rig.events(), [("default".to_owned(), "Unreachable")]);
@@ -451,18 +451,18 @@ async fn notes_that_cannot_be_read_are_said_and_asked_for_again() {
         Err(etcd::Error::PermissionDenied { message }.into())
     };
     let asked = rig.worker.tasks.len();
-    rig.worker.notes_read(&fence(7), denied(), Instant::now());
+    rig.worker.checkpoints_read(&fence(7), denied(), Instant::now());
     assert_eq!(rig.worker.tasks.len(), asked + 1, "asked again");
-    rig.worker.notes_read(&fence(6), denied(), Instant::now());
+    rig.worker.checkpoints_read(&fence(6), denied(), Instant::now());
     assert_eq!(
         rig.worker.tasks.len(),
         asked + 1,
         "the answer belongs to another election"
     );
-    while rig.registry_notes.try_recv().is_ok() {}
+    while rig.registry_updates.try_recv().is_ok() {}
     let later = Instant::now() + Duration::from_secs(10);
     rig.worker.report(later);
-    let Ok(StatusUpdate::Wanted(_, status, _)) = rig.registry_notes.try_recv() else {
+    let Ok(StatusUpdate::Wanted(_, status, _)) = rig.registry_updates.try_recv() else {
         panic!("not reported");
     };
     let connected = &status.conditions[0];
@@ -472,13 +472,13 @@ async fn notes_that_cannot_be_read_are_said_and_asked_for_again() {
     );
     assert_eq!(rig.worker.may_write(later), None, "the checkpoints have not been read");
 
-    rig.worker.notes_read(&fence(7), Ok(Vec::new()), Instant::now());
+    rig.worker.checkpoints_read(&fence(7), Ok(Vec::new()), Instant::now());
     assert!(rig.worker.writing.trouble(later).is_none());
     assert_eq!(rig.worker.may_write(later), Some(fence(7)));
 }
 
 #[tokio::test]
-async fn a_write_without_an_answer_is_no_trouble_any_more_when_nothing_is_left_to_write() {
+async fn unanswered_write_is_no_trouble_when_nothing_is_left_to_write() {
     let mut rig = Rig::new().await;
     rig.register();
     rig.lead_first();
@@ -520,7 +520,7 @@ fn a_large_status_is_written_more_rarely() {
 }
 
 #[tokio::test]
-async fn a_stale_leader_is_told_to_yield_once_another_candidate_s_view_is_fresh() {
+async fn stale_leader_yields_once_another_candidate_is_fresh() {
     let mut rig = Rig::new().await;
     rig.worker.observe(Observation::Complete { revision: 1 });
     rig.worker.take(Command::KubernetesIsComplete);

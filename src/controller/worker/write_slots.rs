@@ -46,10 +46,10 @@ impl WriteSlots {
 
     /// Gives back the slot of a transaction that was sent under `fence` and has ended. `noted` is the revision at which
     /// a checkpoint was written to the slot, if it is known.
-    pub fn give_back(&mut self, fence: &Fence, track: WriteSlot, noted: Option<Revision>) {
+    pub fn give_back(&mut self, fence: &Fence, slot: WriteSlot, noted: Option<Revision>) {
         if self.fence.as_ref() == Some(fence) {
-            let after = noted.unwrap_or(track.after);
-            self.free.push(WriteSlot { after, ..track });
+            let after = noted.unwrap_or(slot.after);
+            self.free.push(WriteSlot { after, ..slot });
         }
     }
 }
@@ -67,31 +67,27 @@ mod tests {
         }
     }
 
-    fn track(number: usize, after: Revision) -> WriteSlot {
+    fn slot(number: usize, after: Revision) -> WriteSlot {
         WriteSlot { number, after }
     }
 
     #[test]
-    fn a_track_carries_one_transaction_at_a_time_and_knows_when_the_last_one_was_written() {
-        let mut tracks = WriteSlots::default();
-        let (first, second) = (tracks.take(&fence(7)), tracks.take(&fence(7)));
-        assert_eq!((first, second), (track(0, 7), track(1, 7)));
-        tracks.give_back(&fence(7), first, Some(9));
-        assert_eq!(tracks.take(&fence(7)), track(0, 9));
-        tracks.give_back(&fence(7), second, None);
-        assert_eq!(
-            tracks.take(&fence(7)),
-            track(1, 7),
-            "the outcome of the write is unknown"
-        );
+    fn write_slot_carries_one_transaction_and_keeps_its_last_revision() {
+        let mut slots = WriteSlots::default();
+        let (first, second) = (slots.take(&fence(7)), slots.take(&fence(7)));
+        assert_eq!((first, second), (slot(0, 7), slot(1, 7)));
+        slots.give_back(&fence(7), first, Some(9));
+        assert_eq!(slots.take(&fence(7)), slot(0, 9));
+        slots.give_back(&fence(7), second, None);
+        assert_eq!(slots.take(&fence(7)), slot(1, 7), "the outcome of the write is unknown");
     }
 
     #[test]
-    fn a_new_proof_begins_anew_and_what_ends_under_the_old_one_says_nothing() {
-        let mut tracks = WriteSlots::default();
-        let old = tracks.take(&fence(7));
-        assert_eq!(tracks.take(&fence(20)), track(0, 20));
-        tracks.give_back(&fence(7), old, Some(9));
-        assert_eq!(tracks.take(&fence(20)), track(1, 20));
+    fn new_fence_resets_write_slots_and_ignores_results_of_the_old_one() {
+        let mut slots = WriteSlots::default();
+        let old = slots.take(&fence(7));
+        assert_eq!(slots.take(&fence(20)), slot(0, 20));
+        slots.give_back(&fence(7), old, Some(9));
+        assert_eq!(slots.take(&fence(20)), slot(1, 20));
     }
 }

@@ -36,7 +36,7 @@ pub struct Writing {
     write_limit: WriteRateLimiter,
     most_in_flight: usize,
     in_flight: usize,
-    tracks: WriteSlots,
+    slots: WriteSlots,
     /// Grants in flight, by TTL in seconds.
     granting: BTreeMap<u32, usize>,
     /// The fence under which etcd last refused to write. It never holds again.
@@ -47,7 +47,7 @@ pub struct Writing {
     /// Failures of grants. Writes that need no new lease continue meanwhile.
     grants_failing: Option<Failing>,
     /// When the oldest change was observed that is in no transaction yet.
-    heard: Option<Instant>,
+    observed: Option<Instant>,
     /// The rate limit was reached before all work was sent.
     throttled: bool,
     /// What is left to do without a further event.
@@ -81,11 +81,11 @@ struct Failing {
 #[derive(Debug)]
 pub struct Written {
     pub(super) ticket: Ticket,
-    pub(super) track: WriteSlot,
+    pub(super) slot: WriteSlot,
     /// The fence it was sent under.
     pub(super) fence: Fence,
     /// When the oldest change in it was observed.
-    pub(super) heard: Instant,
+    pub(super) observed: Instant,
 }
 
 /// Why a transaction is not known to have been written.
@@ -104,13 +104,13 @@ impl Writing {
             write_limit: WriteRateLimiter::new(limits.keys_per_second, now),
             most_in_flight: size(limits.transactions_in_flight),
             in_flight: 0,
-            tracks: WriteSlots::default(),
+            slots: WriteSlots::default(),
             granting: BTreeMap::new(),
             fenced: None,
             failing: None,
             full: false,
             grants_failing: None,
-            heard: None,
+            observed: None,
             throttled: false,
             rest: Rest::Nothing,
             others_at: None,
@@ -124,13 +124,13 @@ impl Writing {
     }
 
     /// Records that a change was observed at this time.
-    pub fn heard(&mut self, at: Instant) {
-        self.heard.get_or_insert(at);
+    pub fn observed(&mut self, at: Instant) {
+        self.observed.get_or_insert(at);
     }
 
     /// Forgets when changes were observed: another replica has handled them.
-    pub fn forget_heard(&mut self) {
-        self.heard = None;
+    pub fn forget_change(&mut self) {
+        self.observed = None;
     }
 
     /// What has made writes fail for longer than `GRACE`.
@@ -191,14 +191,14 @@ impl Writing {
 
     /// Records that a step that precedes every write has failed. Returns how long to pause.
     pub(super) fn failed(&mut self, what: &'static str, registry: &str, error: &backend::Error) -> Duration {
-        note_failure(&mut self.failing, what, registry, error);
+        log_failure(&mut self.failing, what, registry, error);
         let again_at = self.failing.as_ref().map(|failing| failing.again_at);
         again_at.map_or(FIRST_PAUSE, |at| at.saturating_duration_since(Instant::now()))
     }
 }
 
 /// Records another failure of `what` and backs off.
-fn note_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, error: &backend::Error) {
+fn log_failure(row: &mut Option<Failing>, what: &'static str, registry: &str, error: &backend::Error) {
     let now = Instant::now();
     let mut backoff = match &row {
         None => {
@@ -274,7 +274,7 @@ impl<B: Backend> RegistryWorker<B> {
             Some(Step::Grant { .. }) | None => {
                 // Every observed change has been handled, or waits for the end of a request in flight.
                 let waits = self.writing.is_granting() || self.planner.waits_for_lease();
-                self.writing.heard = self.writing.heard.filter(|_| waits);
+                self.writing.observed = self.writing.observed.filter(|_| waits);
                 // Nothing is left to write: etcd carried out the last write although it did not answer, or the write is
                 // not wanted any more. No later write would show that writes succeed again.
                 let is_done = self.planner.queued() == 0 && self.writing.in_flight == 0;
@@ -313,7 +313,7 @@ impl<B: Backend> RegistryWorker<B> {
 
     /// Drops what would otherwise only grow: leases that have long been empty, and completed work, which a standby
     /// replica never takes from its queues.
-    pub(super) fn keep_house(&mut self, now: Instant) {
+    pub(super) fn do_housekeeping(&mut self, now: Instant) {
         self.planner.tidy();
         if let Some(fence) = self.may_write(now)
             && let Some(Step::Write(ticket, transaction)) = self.planner.retire_leases(now)
@@ -330,23 +330,23 @@ impl<B: Backend> RegistryWorker<B> {
         let refused = self.writing.fenced.as_ref() == Some(&fence) || self.catching_up.is_some();
         let barred = refused
             || !self.writing.full && self.writing.failing.as_ref().is_some_and(paused)
-            || self.standing.unsupported().is_some();
+            || self.state.unsupported().is_some();
         (!barred).then_some(fence)
     }
 
     fn commit(&mut self, fence: &Fence, ticket: Ticket, mut transaction: Transaction, now: Instant) {
-        let track = self.writing.tracks.take(fence);
-        self.leave_note(track, &mut transaction);
+        let slot = self.writing.slots.take(fence);
+        self.write_checkpoint(slot, &mut transaction);
         self.writing.in_flight += 1;
         self.writing.write_limit.spend(transaction.ops.len());
-        let heard = self.writing.heard.take().unwrap_or(now);
+        let observed = self.writing.observed.take().unwrap_or(now);
         let (backend, fence, metrics) = (self.backend.clone(), fence.clone(), self.metrics.clone());
         self.tasks.spawn(async move {
             let mut result = backend.commit(&fence, &transaction).await;
             // A full etcd still accepts deletions, without the checkpoint. A new leader that has observed less may then
             // recreate the keys for a moment.
             if result.as_ref().is_err_and(|error| error.kind == ErrorKind::Full) && transaction.only_removes() {
-                transaction.note = None;
+                transaction.checkpoint = None;
                 result = backend.commit(&fence, &transaction).await;
             }
             if let Ok(TxnOutcome::Applied { results, .. }) = &result {
@@ -358,10 +358,10 @@ impl<B: Backend> RegistryWorker<B> {
             }
             Done::Written {
                 ticket,
-                track,
+                slot,
                 fence,
                 result,
-                heard,
+                observed,
             }
         });
     }
@@ -377,16 +377,16 @@ impl<B: Backend> RegistryWorker<B> {
 
     pub(super) fn written(
         &mut self,
-        (ticket, track): (Ticket, WriteSlot),
+        (ticket, slot): (Ticket, WriteSlot),
         fence: Fence,
         result: backend::Result<TxnOutcome>,
-        heard: Instant,
+        observed: Instant,
     ) {
         let sent = Written {
             ticket,
-            track,
+            slot,
             fence,
-            heard,
+            observed,
         };
         match result {
             // Until the permission probe has found what etcd denies, the transaction counts as in flight and none of
@@ -408,9 +408,9 @@ impl<B: Backend> RegistryWorker<B> {
     pub(super) fn settle(&mut self, sent: Written, result: Result<TxnOutcome, Refused>) {
         let Written {
             ticket,
-            track,
+            slot,
             fence,
-            heard,
+            observed,
         } = sent;
         self.writing.in_flight -= 1;
         let noted = match &result {
@@ -418,7 +418,7 @@ impl<B: Backend> RegistryWorker<B> {
             Ok(TxnOutcome::Overtaken { at }) => Some(*at),
             Ok(TxnOutcome::Fenced | TxnOutcome::LeaseGone) | Err(_) => None,
         };
-        self.writing.tracks.give_back(&fence, track, noted);
+        self.writing.slots.give_back(&fence, slot, noted);
         let verdict = match result {
             Ok(verdict) => {
                 // A removal that succeeds does not show that etcd has space again.
@@ -428,7 +428,7 @@ impl<B: Backend> RegistryWorker<B> {
                 Some(verdict)
             }
             Err(Refused::Failed(error)) => {
-                note_failure(&mut self.writing.failing, "a write", &self.name, &error);
+                log_failure(&mut self.writing.failing, "a write", &self.name, &error);
                 let is_full = error.kind == ErrorKind::Full;
                 self.set_full(is_full && !self.planner.only_removes(ticket));
                 None
@@ -437,7 +437,7 @@ impl<B: Backend> RegistryWorker<B> {
             Err(Refused::Denied | Refused::Rejected) => None,
         };
         match &verdict {
-            Some(TxnOutcome::Applied { .. }) => self.context.metrics.observe_ready_to_key(heard.elapsed()),
+            Some(TxnOutcome::Applied { .. }) => self.context.metrics.observe_ready_to_key(observed.elapsed()),
             Some(TxnOutcome::Fenced) => {
                 self.metrics.count_fenced();
                 tracing::warn!(registry = %self.name, "write refused by the fence: another replica leads by now");
@@ -451,7 +451,7 @@ impl<B: Backend> RegistryWorker<B> {
         }
         // Changes that were not written are still pending.
         if !matches!(verdict, Some(TxnOutcome::Applied { .. })) {
-            self.writing.heard(heard);
+            self.writing.observed(observed);
         }
         self.planner.complete(ticket, verdict);
     }
@@ -469,7 +469,7 @@ impl<B: Backend> RegistryWorker<B> {
                 tracing::info!(registry = %self.name, %lease, ttl, "granted a lease");
                 self.planner.granted(lease, ttl);
             }
-            Err(error) => note_failure(&mut self.writing.grants_failing, "a grant", &self.name, &error),
+            Err(error) => log_failure(&mut self.writing.grants_failing, "a grant", &self.name, &error),
         }
     }
 

@@ -238,7 +238,7 @@ fn a_port_that_a_consumer_cannot_dial_is_refused_before_there_is_a_pod() {
 }
 
 #[test]
-fn an_endpoint_too_large_for_etcd_is_refused_and_told_its_size() {
+fn endpoint_too_large_for_etcd_is_rejected_with_its_size() {
     let format = compile(&testing::json()).unwrap();
     let mut endpoint = orders();
     endpoint.metadata = Arc::new(BTreeMap::from([("x".into(), "y".repeat(MAX_VALUE).into())]));

@@ -47,7 +47,7 @@ impl Engine {
             for (part, source) in [(Part::Key, &record.key), (Part::Value, &record.value)] {
                 let place = TemplateLocation::new(spec, number, part);
                 let added = environment.add_template_owned(place.template(), source.clone());
-                added.map_err(|error| told(place, source, &error))?;
+                added.map_err(|error| reported(place, source, &error))?;
             }
         }
         Ok(Self(environment))
@@ -68,7 +68,7 @@ impl Engine {
                     place: place.clone(),
                     max,
                 },
-                _ => told(place.clone(), template.source(), &error),
+                _ => reported(place.clone(), template.source(), &error),
             }),
         }
     }
@@ -159,7 +159,7 @@ fn default(value: &Value, other: &Value) -> Value {
 }
 
 /// Returns the error with its position in `source`.
-fn told(place: TemplateLocation, source: &str, error: &Error) -> TemplateError {
+fn reported(place: TemplateLocation, source: &str, error: &Error) -> TemplateError {
     let range = error.range();
     let start_of_its_line = || {
         let lines = source.split_inclusive('\n');

@@ -173,7 +173,7 @@ fn what_escapes_cannot_be_switched_off_by_a_filter() {
 }
 
 #[test]
-fn a_mistake_is_told_with_its_line_and_column() {
+fn template_error_is_reported_with_line_and_column() {
     let cases = [
         (
             spec(KEY, "{\n  \"host\": {{ addres }}\n}"),

@@ -27,10 +27,10 @@ pub fn preview(templates: &Templates) -> Result<Vec<RecordPreview>, TemplateErro
     let records = print(&sample)?;
     for other in others(&sample) {
         if let Some(key) = shared(&records, &print(&other)?) {
-            let told = |endpoint: &Endpoint| format!("the pod {} at {}", endpoint.pod, endpoint.host_port());
+            let reported = |endpoint: &Endpoint| format!("the pod {} at {}", endpoint.pod, endpoint.host_port());
             return Err(TemplateError::SameKey {
-                first: told(&sample),
-                second: told(&other),
+                first: reported(&sample),
+                second: reported(&other),
                 key,
             });
         }

@@ -118,7 +118,7 @@ fn all_nodes_lead_to_a_service_while_it_has_a_ready_pod() {
 }
 
 #[test]
-fn a_local_service_is_on_the_nodes_of_its_pods_with_their_number_as_weight() {
+fn local_service_is_on_nodes_of_its_pods_weighted_by_pod_count() {
     let mut index = with_nodes(true);
     assert_eq!(marks(&mut index, &on("a", "n1", true)), ["n1"]);
     assert_eq!(marks(&mut index, &on("b", "n1", true)), ["n1"]);
@@ -177,7 +177,7 @@ fn a_node_counts_while_it_is_ready_and_load_balancers_may_use_it() {
 }
 
 #[test]
-fn p09_pods_that_a_list_lacks_leave_their_nodes_in_doubt() {
+fn p09_pods_missing_from_a_list_leave_their_nodes_unconfirmed() {
     let mut index = with_nodes(false);
     marks(&mut index, &on("a", "n1", true));
     index.begin_pod_relist(&NamespaceScope::Cluster);
@@ -286,7 +286,7 @@ fn host_ports_need_a_declaration_except_in_the_network_of_the_node() {
 }
 
 #[test]
-fn only_addresses_that_differ_are_marked_and_an_invalidated_registration_marks_all() {
+fn only_changed_addresses_are_marked_and_invalidation_marks_all() {
     let address = |name: &str, ready: bool| Address {
         name: name.into(),
         host: Host::Name(name.into()),
@@ -410,7 +410,7 @@ fn a_published_label_of_a_node_that_appears_later_marks_its_pods() {
 }
 
 #[test]
-fn nodes_and_addresses_on_nodes_publish_labels_and_other_addresses_have_none() {
+fn node_labels_are_published_only_for_endpoints_on_nodes() {
     let mut index = with_listed_nodes(publishing(of_nodes(false)));
     marks(&mut index, &on("a", "n1", true));
     assert_eq!(cell(&index, "n2").as_deref(), Some("r1"));

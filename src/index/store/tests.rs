@@ -54,7 +54,7 @@ fn pod_that_no_registration_selects_touches_nothing_when_its_facts_change() {
 }
 
 #[test]
-fn pod_whose_labels_stay_is_one_change_however_many_registrations_select_it() {
+fn pod_with_unchanged_labels_is_one_change_for_all_registrations() {
     let mut index = index();
     index.apply_registration(registration("more"));
     apply(&mut index, &pod("a"));
@@ -297,7 +297,7 @@ fn a_relist_that_is_begun_again_forgets_what_the_first_one_saw() {
 }
 
 #[test]
-fn a_relist_of_one_namespace_takes_nothing_from_another_though_one_of_that_is_under_way() {
+fn relist_of_a_namespace_keeps_pods_of_another_during_its_relist() {
     let mut index = index();
     let [shop, bank] = [NamespaceScope::namespace("shop"), NamespaceScope::namespace("bank")];
     let of_bank = |name| Pod {
@@ -319,7 +319,7 @@ fn a_relist_of_one_namespace_takes_nothing_from_another_though_one_of_that_is_un
 }
 
 #[test]
-fn ten_thousand_relists_of_churning_pods_need_no_more_room_than_the_first_few() {
+fn ten_thousand_relists_of_churning_pods_need_constant_memory() {
     let mut index = index();
     let mut room = [0; 5];
     for generation in 0..10_000 {
@@ -375,7 +375,7 @@ fn keeping_what_was_never_read_makes_nothing_up() {
 }
 
 #[test]
-fn a_view_says_since_when_a_pod_is_ready_only_if_the_registration_asks_for_it() {
+fn view_has_ready_since_only_if_registration_has_min_ready_seconds() {
     let seconds = NonZeroU16::new(30);
     let mut index = index();
     index.apply_registration(Registration {

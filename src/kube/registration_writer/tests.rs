@@ -116,7 +116,7 @@ async fn registration_that_is_as_wanted_or_a_users_is_not_written() {
 }
 
 #[tokio::test]
-async fn absent_registration_is_created_with_its_owner_and_a_different_one_is_replaced() {
+async fn absent_registration_is_created_with_owner_and_changed_is_replaced() {
     let (client, arrived) = answering(|method, path| match *method {
         Method::GET if is_of_services(path) => annotated(),
         Method::GET => list(&[]),
@@ -143,7 +143,7 @@ async fn absent_registration_is_created_with_its_owner_and_a_different_one_is_re
 }
 
 #[tokio::test]
-async fn registration_is_deleted_only_if_its_service_asks_for_none_in_the_registry_now() {
+async fn registration_is_deleted_only_if_its_service_no_longer_requests_it() {
     let (client, arrived) = answering(|method, path| match (method, path.ends_with("/services")) {
         (&Method::GET, true) => list(&[json!({"metadata": {"name": "orders", "uid": "u1", "annotations": {}}})]),
         (&Method::GET, false) => list(&[kept()]),
@@ -177,7 +177,7 @@ async fn registration_is_deleted_only_if_its_service_asks_for_none_in_the_regist
 }
 
 #[tokio::test]
-async fn nothing_is_written_by_annotations_that_the_service_no_longer_has_or_by_a_former_leader() {
+async fn stale_annotations_or_lost_leadership_write_nothing() {
     let stale: Answer = |method, path| match *method {
         Method::GET if is_of_services(path) => service(&json!({REGISTER: "", "leasehold.dev/weight": "2"})),
         Method::GET => list(&[kept()]),
@@ -245,7 +245,7 @@ async fn change_that_is_wanted_again_while_it_is_written_is_made_again() {
 }
 
 #[tokio::test]
-async fn refusals_conflicts_and_failures_are_told_apart() {
+async fn refusals_conflicts_and_failures_are_distinguished() {
     let cases: [(Answer, &str); 3] = [
         (|_, _| refusal(403), "refused"),
         (|_, _| refusal(409), "conflict"),

@@ -315,9 +315,9 @@ impl Operator {
         // Other namespaces are active until everything that was sent is answered.
         self.planner
             .set_activity((!self.sent.is_empty()).then_some(self.now), !self.sent.is_empty());
-        let mut news = None;
+        let mut event = None;
         let step = loop {
-            news = self.planner.decide_removals(moment, None, || "h".to_owned()).or(news);
+            event = self.planner.decide_removals(moment, None, || "h".to_owned()).or(event);
             let step = self.planner.next(&desired, MAX_OPS, self.grants.len());
             if step.is_some() || !self.planner.has_undecided() {
                 break step;
@@ -326,7 +326,7 @@ impl Operator {
         if let Some(scopes) = self.planner.take_changed_prefixes() {
             etcd.watch(scopes);
         }
-        let Some(step) = step else { return news.is_some() };
+        let Some(step) = step else { return event.is_some() };
         assert!(self.complete, "nothing is done before all is heard: {step:?}");
         self.take(etcd, step);
         true
@@ -373,9 +373,9 @@ impl Operator {
         true
     }
 
-    pub fn tell(&mut self, etcd: &mut Etcd, pick: usize) -> bool {
-        let told = etcd.tell(pick);
-        told.map(|observation| self.planner.observe(observation)).is_some()
+    pub fn deliver(&mut self, etcd: &mut Etcd, pick: usize) -> bool {
+        let reported = etcd.deliver(pick);
+        reported.map(|observation| self.planner.observe(observation)).is_some()
     }
 
     pub fn retire(&mut self, etcd: &mut Etcd) {
@@ -392,7 +392,7 @@ impl Operator {
         etcd.resume();
         for _ in 0..800 {
             let mut moved = self.step(etcd);
-            while self.tell(etcd, 0) || self.grant_arrives(true) {
+            while self.deliver(etcd, 0) || self.grant_arrives(true) {
                 moved = true;
             }
             while !self.sent.is_empty() {

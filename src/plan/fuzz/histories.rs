@@ -168,7 +168,7 @@ impl History {
             "lose" => operator.settle(number(), true),
             "grant" => drop(operator.grant_arrives(true)),
             "refuse" => drop(operator.grant_arrives(false)),
-            "tell" => drop(operator.tell(etcd, number())),
+            "tell" => drop(operator.deliver(etcd, number())),
             "interrupt" => etcd.interrupt(),
             "resume" => etcd.resume(),
             "lead" => operator.elect(etcd),

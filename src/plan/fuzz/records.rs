@@ -134,10 +134,10 @@ fn read_back(value: &[u8], read: &mut [usize; 3]) {
         read[1] += 1;
         assert_eq!(MetaKeys::recorded_ttl(&MetaKeys::record_value(ttl)), Some(ttl));
     }
-    if let Some(heard) = Checkpoint::read(value) {
+    if let Some(observed) = Checkpoint::read(value) {
         read[2] += 1;
-        assert_eq!(Checkpoint::read(&heard.value()), Some(heard.clone()));
+        assert_eq!(Checkpoint::read(&observed.value()), Some(observed.clone()));
         Freshness::new(["pods", "serviceregistrations"].map(WatchTarget::of_cluster))
-            .lacks(&heard, std::time::Instant::now());
+            .lacks(&observed, std::time::Instant::now());
     }
 }

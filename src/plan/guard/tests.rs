@@ -150,7 +150,7 @@ impl Rig {
     fn carry_out(&mut self) -> (Option<GuardEvent>, usize) {
         let (event, keys) = self.decide();
         for key in &keys {
-            assert!(!self.guard.detains(key), "{key}");
+            assert!(!self.guard.holds(key), "{key}");
             self.etcd.remove(key);
             self.guard.gone(key);
         }
@@ -186,7 +186,7 @@ fn all_at_once_are_held_as_a_whole() {
     assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 0));
     let hold = rig.guard.hold().expect("a hold");
     assert_eq!((hold.len(), hold.lost, hold.of), (20, 20, 20));
-    assert!(rig.guard.detains("/s/07"));
+    assert!(rig.guard.holds("/s/07"));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_small_loss_of_others_in_many_namespaces_widens_a_hold_to_all() {
 }
 
 #[test]
-fn a_successor_does_not_end_a_hold_because_it_does_not_know_what_was_released_before() {
+fn new_leader_keeps_a_hold_without_knowing_earlier_releases() {
     let mut rig = Rig::of_namespaces(&[("shop", 11), ("bank", 29)]);
     rig.mark_unconfirmed((0..11).chain(11..21));
     assert_eq!(rig.carry_out(), (Some(GuardEvent::Held), 10));
@@ -269,7 +269,7 @@ fn a_successor_does_not_end_a_hold_because_it_does_not_know_what_was_released_be
 }
 
 #[test]
-fn a_successor_goes_on_with_a_hold_of_one_namespace_although_it_does_not_know_whose_keys_they_are() {
+fn new_leader_resumes_a_namespace_hold_without_knowing_key_owners() {
     let mut rig = Rig::of_namespaces(&[("shop", 12), ("bank", 8)]);
     rig.mark_unconfirmed(0..12);
     rig.carry_out();
@@ -418,7 +418,7 @@ fn when_all_pods_are_back_the_hold_ends_at_once() {
 }
 
 #[test]
-fn pods_that_come_and_go_again_begin_the_recovery_anew() {
+fn pods_that_return_and_leave_again_restart_the_recovery() {
     let mut rig = Rig::new(20, SETTINGS);
     rig.mark_unconfirmed(0..20);
     rig.carry_out();
@@ -448,8 +448,8 @@ fn a_fact_goes_from_a_hold_at_once() {
     rig.mark_unconfirmed(0..20);
     rig.carry_out();
     assert!(rig.guard.clear_unconfirmed(&key(3)), "it was detained");
-    assert!(!rig.guard.detains("/s/03"));
-    assert!(rig.guard.detains("/s/04"));
+    assert!(!rig.guard.holds("/s/03"));
+    assert!(rig.guard.holds("/s/04"));
 }
 
 #[test]
@@ -473,7 +473,7 @@ fn a_guard_that_is_turned_off_lets_go_of_what_it_held() {
 }
 
 #[test]
-fn a_new_leader_doubts_again_what_it_let_go_and_nobody_removed() {
+fn new_leader_marks_released_but_not_removed_keys_unconfirmed_again() {
     let mut rig = Rig::new(20, SETTINGS);
     for number in 0..20 {
         rig.mark_unconfirmed([number]);
@@ -493,12 +493,12 @@ fn a_new_leader_doubts_again_what_it_let_go_and_nobody_removed() {
 fn until_it_has_judged_what_a_predecessor_left_nothing_but_facts_goes() {
     let mut guard = Guard::new();
     guard.set_settings(SETTINGS);
-    assert!(guard.detains("/s/00"));
+    assert!(guard.holds("/s/00"));
     guard.clear_unconfirmed(&key(0));
-    assert!(!guard.detains("/s/00"));
-    assert!(guard.detains("/s/01"));
+    assert!(!guard.holds("/s/00"));
+    assert!(guard.holds("/s/01"));
     guard.started();
-    assert!(!guard.detains("/s/01"));
+    assert!(!guard.holds("/s/01"));
 }
 
 #[derive(Clone, Debug)]
@@ -528,7 +528,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_fact_is_held_and_no_suspicion_above_the_limit_goes_before_its_hold_ends(events in vec(any_event(), 1..80)) {
+    fn confirmed_removals_pass_and_excess_unconfirmed_wait_for_hold_end(events in vec(any_event(), 1..80)) {
         let mut rig = Rig::new(KEYS, SETTINGS);
         // When keys were released on an unconfirmed removal, without those that are back.
         let mut went: BTreeMap<Key, Instant> = BTreeMap::new();
@@ -545,7 +545,7 @@ proptest! {
                 }
                 Event::Fact(number) => {
                     rig.guard.clear_unconfirmed(&key(number));
-                    prop_assert!(!rig.guard.detains(&key(number)), "a fact is held");
+                    prop_assert!(!rig.guard.holds(&key(number)), "a fact is held");
                     rig.etcd.remove(&key(number));
                     rig.guard.gone(&key(number));
                     went.remove(&key(number));
@@ -645,7 +645,7 @@ fn hold_of_edits_takes_in_pods_that_are_not_ready_when_these_are_too_many() {
 }
 
 #[test]
-fn pods_that_are_not_ready_are_released_though_an_edit_is_held_at_the_same_time() {
+fn unready_pods_are_released_while_an_edit_is_held() {
     let mut rig = Rig::new(40, SETTINGS);
     rig.mark(Cause::Pod, 0..5);
     rig.mark(Cause::Edit, 10..40);
@@ -673,7 +673,7 @@ fn successor_goes_on_with_a_hold_of_edits() {
 }
 
 #[test]
-fn edit_within_the_limit_keeps_no_key_of_pods_that_are_not_ready_afterwards() {
+fn edit_within_the_limit_does_not_hold_later_unready_pods() {
     let mut rig = Rig::of_namespaces(&[("shop", 48), ("bank", 52)]);
     rig.is_moved = true;
     rig.mark(Cause::Edit, 0..48);

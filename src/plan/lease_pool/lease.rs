@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::Home;
+use super::LeaseUse;
 use crate::model::{Expect, Key, Revision};
 
 /// The state of a lease.
@@ -18,7 +18,7 @@ pub(super) enum State {
     Newer,
     /// Its record vanished, or it was reported as expired. The record must be confirmed before the lease takes keys
     /// again.
-    Doubtful,
+    Unconfirmed,
     /// Long empty: its record is being removed, and it takes no more keys.
     Retiring,
 }
@@ -27,7 +27,7 @@ pub(super) enum State {
 pub(super) struct Lease {
     pub ttl: u32,
     pub state: State,
-    pub home: Home,
+    pub usage: LeaseUse,
     /// etcd denies renewing it and putting keys on it.
     pub denied: bool,
     /// The keys that etcd holds on it.

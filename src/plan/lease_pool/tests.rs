@@ -1,6 +1,7 @@
 //! Which lease takes a key, and which lease is dropped.
 
 use super::*;
+use crate::model::Prefix;
 use crate::plan::LeaseGroup;
 
 const A: LeaseId = LeaseId(0xa);
@@ -95,7 +96,7 @@ fn a_capacity_of_nothing_is_taken_as_one_key_a_lease() {
 }
 
 #[test]
-fn a_lease_is_let_go_when_it_has_been_empty_for_ten_minutes_without_a_break() {
+fn lease_is_retired_after_ten_minutes_without_keys() {
     let mut leases = LeasePool::new(2);
     leases.granted(A, 30);
     leases.recorded(A, Some(30), 5);
@@ -141,7 +142,7 @@ fn keys_seen_before_the_record_of_their_lease_are_ours_by_it() {
 }
 
 #[test]
-fn a_strangers_key_that_is_gone_is_not_ours_by_a_later_record() {
+fn removed_foreign_key_is_not_owned_after_its_lease_is_recorded() {
     let mut leases = LeasePool::new(2);
     leases.attach(A, &"1".into());
     leases.detach(A, &"1".into());
@@ -149,7 +150,7 @@ fn a_strangers_key_that_is_gone_is_not_ours_by_a_later_record() {
 }
 
 #[test]
-fn a_lease_whose_record_vanished_is_in_doubt_while_it_has_keys_and_else_forgotten() {
+fn lease_with_lost_record_is_unconfirmed_with_keys_else_forgotten() {
     let mut leases = pool();
     place(&mut leases, "1");
     leases.record_missing(A, 9);
@@ -160,7 +161,7 @@ fn a_lease_whose_record_vanished_is_in_doubt_while_it_has_keys_and_else_forgotte
             leases.fit(A, 30),
             leases.reserve((30, &LeaseGroup::Everything), 1, None)
         ),
-        (Fit::InDoubt, None)
+        (Fit::Unconfirmed, None)
     );
     assert_eq!(leases.unrecorded(10), [(A, 30, Expect::Absent)]);
     assert_eq!(
@@ -172,7 +173,7 @@ fn a_lease_whose_record_vanished_is_in_doubt_while_it_has_keys_and_else_forgotte
 }
 
 #[test]
-fn old_news_of_a_record_changes_nothing() {
+fn outdated_record_event_changes_nothing() {
     let mut leases = pool();
     place(&mut leases, "1");
     leases.record_missing(A, 4);
@@ -180,11 +181,11 @@ fn old_news_of_a_record_changes_nothing() {
     assert_eq!(leases.fit(A, 30), Fit::Stays);
     leases.record_missing(A, 9);
     leases.recorded(A, Some(30), 5);
-    assert_eq!(leases.fit(A, 30), Fit::InDoubt);
+    assert_eq!(leases.fit(A, 30), Fit::Unconfirmed);
 }
 
 #[test]
-fn a_doubtful_lease_is_confirmed_alone_and_before_fresh_ones_are_recorded() {
+fn unconfirmed_lease_is_confirmed_alone_before_new_ones_are_recorded() {
     let mut leases = pool();
     place(&mut leases, "1");
     leases.granted(LeaseId(0xc), 30);
@@ -195,14 +196,14 @@ fn a_doubtful_lease_is_confirmed_alone_and_before_fresh_ones_are_recorded() {
 }
 
 #[test]
-fn renewals_are_told_when_they_change_and_only_then() {
+fn renewals_are_reported_only_when_they_change() {
     let mut leases = pool();
     assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::from([(A, 30), (B, 30)])));
     place(&mut leases, "1");
     assert_eq!(leases.take_changed_renewals(), None);
     assert_eq!(leases.gone(A), [Key::from("1")]);
     assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::from([(B, 30)])));
-    leases.clear();
+    leases.clear(std::iter::empty());
     assert_eq!(leases.take_changed_renewals(), Some(BTreeMap::new()));
 }
 
@@ -222,7 +223,7 @@ fn keys_are_counted_on_our_leases_only_and_each_once() {
     assert_eq!(leases.key_count(), 4);
     leases.gone(A);
     assert_eq!(leases.key_count(), 2);
-    leases.clear();
+    leases.clear(std::iter::empty());
     assert_eq!(leases.key_count(), 0);
 }
 
@@ -231,9 +232,34 @@ fn a_lease_that_is_gone_is_asked_for_no_record() {
     let mut leases = pool();
     leases.granted(LeaseId(0xc), 30);
     leases.attach(A, &"1".into());
-    leases.mark_doubtful(A);
+    leases.mark_unconfirmed(A);
     leases.gone(A);
     assert_eq!(leases.unrecorded(10), [(LeaseId(0xc), 30, Expect::Absent)]);
-    leases.clear();
+    leases.clear(std::iter::empty());
     assert_eq!((leases.fresh(), leases.unrecorded(10).len()), (0, 0));
+}
+
+#[test]
+fn lease_of_a_write_in_flight_over_a_restore_takes_no_other_lease_group() {
+    let mut groups = LeaseGroups::default();
+    for folder in ["/s/", "/t/"] {
+        groups.add(Prefix::below(folder));
+    }
+    let group = |key: &str| groups.of(key).expect("the group is known");
+    let mut leases = LeasePool::new(2);
+    leases.set_groups(groups.clone());
+    leases.granted(A, 30);
+    leases.recorded(A, Some(30), 5);
+    assert_eq!(leases.reserve((30, &group("/s/a")), 1, None), Some(A));
+    leases.clear([("/s/a".into(), A)].into_iter());
+    leases.recorded(A, Some(30), 3);
+    assert_eq!(leases.reserve((30, &group("/t/a")), 1, None), None);
+    assert_eq!(leases.reserve((30, &group("/s/b")), 1, None), Some(A));
+    leases.release(A, 2);
+    assert_eq!(leases.reserve((30, &group("/t/a")), 1, None), Some(A));
+    // A write that ended before its lease was recorded again leaves nothing behind.
+    leases.clear([("/t/a".into(), A)].into_iter());
+    leases.release(A, 1);
+    leases.recorded(A, Some(30), 3);
+    assert_eq!(leases.reserve((30, &group("/s/a")), 2, None), Some(A));
 }

@@ -20,7 +20,7 @@ fn pass(rules: &[Rule]) -> PrefixGrant {
     namespace_policy(rules, &[]).pass(FormatType::Plain, 30)
 }
 
-fn told(denied: Result<(), Denial>) -> String {
+fn reported(denied: Result<(), Denial>) -> String {
     denied.expect_err("it is denied").to_string()
 }
 
@@ -38,10 +38,10 @@ fn a_prefix_ends_where_a_segment_does() {
         "/kitex/shop/a",
         "/x/services/shop/a",
     ] {
-        let told = told(pass.check(key));
+        let reported = reported(pass.check(key));
         assert!(
-            told.contains("the rule shops") && told.contains("/services/shop or kitex/shop"),
-            "{told}"
+            reported.contains("the rule shops") && reported.contains("/services/shop or kitex/shop"),
+            "{reported}"
         );
     }
 }
@@ -83,7 +83,7 @@ fn the_namespace_is_filled_in_and_nothing_else() {
 }
 
 #[test]
-fn a_single_slash_allows_every_key_that_starts_with_one_and_no_prefixes_allow_all() {
+fn slash_prefix_allows_keys_with_leading_slash_and_no_prefixes_all() {
     let slash = pass(&[rule("slash", &["/"])]);
     assert_eq!(slash.check("/a/b"), Ok(()));
     assert!(slash.check("a/b").is_err());
@@ -114,9 +114,9 @@ fn one_rule_must_allow_all_of_it() {
     );
     assert!(namespace_policy.pass(FormatType::Plain, 30).check("zero/a").is_err());
     assert_eq!(namespace_policy.pass(FormatType::GoZero, 60).check("zero/a"), Ok(()));
-    let ttl = told(namespace_policy.pass(FormatType::GoZero, 61).check("zero/a"));
+    let ttl = reported(namespace_policy.pass(FormatType::GoZero, 61).check("zero/a"));
     assert!(ttl.contains("the rule go-zero") && ttl.contains("15 to 60"), "{ttl}");
-    let format = told(namespace_policy.pass(FormatType::Kitex, 30).check("zero/a"));
+    let format = reported(namespace_policy.pass(FormatType::Kitex, 30).check("zero/a"));
     assert!(
         format.contains("Kitex") && format.contains("Plain or GoZero"),
         "{format}"
@@ -127,7 +127,7 @@ fn one_rule_must_allow_all_of_it() {
 fn a_namespace_that_no_rule_is_for_writes_nothing() {
     let mut shops = rule("shops", &["/services"]);
     shops.namespaces.match_labels = [("team".into(), "shop".into())].into();
-    let none = told(
+    let none = reported(
         namespace_policy(std::slice::from_ref(&shops), &[])
             .pass(FormatType::Plain, 30)
             .check("/services/a"),
@@ -153,5 +153,5 @@ fn a_scope_is_refused_when_no_key_in_it_can_be_allowed() {
     assert!(check("/services/shop") && check("/services/shop/orders"));
     assert!(check("/services/other"), "a key below x may be");
     assert!(!check("/services/shop-evil") && !check("/services/others") && !check("/services/shop/.."));
-    assert!(told(pass.check_scope(&Prefix::below("/b"))).contains("write /b:"));
+    assert!(reported(pass.check_scope(&Prefix::below("/b"))).contains("write /b:"));
 }

@@ -12,7 +12,7 @@ use crate::plan::EndpointAddress;
 use crate::plan::testing;
 
 const SUBJECT: Subject<'_> = Subject {
-    aside: &[],
+    suppressed: &[],
     generation: 3,
     service: "orders",
     registry: "default",
@@ -58,7 +58,7 @@ fn report(ready: usize, endpoints: &[EndpointAddress]) -> Report<'_> {
 }
 
 #[test]
-fn what_etcd_denies_is_told_with_how_to_grant_it_and_before_what_is_still_to_be_written() {
+fn permission_denied_precedes_pending_writes_and_says_how_to_grant() {
     let scope = |prefix: &str| crate::model::Prefix::below(prefix);
     let report = Report {
         outstanding: 2,
@@ -69,7 +69,7 @@ fn what_etcd_denies_is_told_with_how_to_grant_it_and_before_what_is_still_to_be_
         ..report(1, &[])
     };
     let status = status(&report, &Readiness::Firm);
-    let (holds, reason, message) = told(&status, ConditionType::Synced);
+    let (holds, reason, message) = reported(&status, ConditionType::Synced);
     assert_eq!((holds, reason), ("False", "PermissionDenied"));
     for part in [
         "write below /shop/orders/ and read what lies below /other/orders/",
@@ -84,7 +84,7 @@ fn status(report: &Report<'_>, readiness: &Readiness) -> ServiceRegistrationStat
 }
 
 /// Status, reason and message of a condition.
-fn told(status: &ServiceRegistrationStatus, kind: ConditionType) -> (&str, &str, &str) {
+fn reported(status: &ServiceRegistrationStatus, kind: ConditionType) -> (&str, &str, &str) {
     let conditions = &status.conditions;
     let found = conditions.iter().find(|condition| condition.type_ == kind.as_str());
     let found = found.unwrap_or_else(|| panic!("there is no condition {}", kind.as_str()));
@@ -94,7 +94,7 @@ fn told(status: &ServiceRegistrationStatus, kind: ConditionType) -> (&str, &str,
 
 /// Status and reason of a condition.
 fn said(status: &ServiceRegistrationStatus, kind: ConditionType) -> (&str, &str) {
-    let (holds, reason, _) = told(status, kind);
+    let (holds, reason, _) = reported(status, kind);
     (holds, reason)
 }
 
@@ -146,7 +146,7 @@ fn each_endpoint_is_listed_with_its_pod_address_port_and_keys() {
 fn without_a_ready_pod_it_is_in_sync_and_not_ready() {
     let status = status(&report(0, &[]), &Readiness::Firm);
     assert_eq!(said(&status, ConditionType::Synced), ("True", "InSync"));
-    let (holds, reason, message) = told(&status, ConditionType::Ready);
+    let (holds, reason, message) = reported(&status, ConditionType::Ready);
     assert_eq!((holds, reason), ("False", "NoReadyPods"));
     assert!(message.starts_with("None of the 2 selected pods is ready"), "{message}");
     assert_eq!(status.pods, pods(2, 0, 0));
@@ -162,7 +162,7 @@ fn pods_that_wait_for_min_ready_seconds_are_no_error() {
     };
     let one = status(&one, &Readiness::Firm);
     assert_eq!(
-        told(&one, ConditionType::Synced),
+        reported(&one, ConditionType::Synced),
         (
             "True",
             "InSync",
@@ -176,17 +176,17 @@ fn pods_that_wait_for_min_ready_seconds_are_no_error() {
     };
     let none = status(&none, &Readiness::Firm);
     assert_eq!(said(&none, ConditionType::Synced), ("True", "InSync"));
-    let (holds, reason, message) = told(&none, ConditionType::Ready);
+    let (holds, reason, message) = reported(&none, ConditionType::Ready);
     assert_eq!((holds, reason), ("False", "NoAvailablePods"));
     assert!(message.contains("spec.minReadySeconds"), "{message}");
 }
 
 #[test]
 fn a_generation_without_pods_is_ready_and_says_that_there_are_none() {
-    let nobody = Subject { selected: 0, ..SUBJECT };
-    let empty = status_of(&report(0, &[]), &Readiness::Firm, nobody, &at(100));
+    let none_selected = Subject { selected: 0, ..SUBJECT };
+    let empty = status_of(&report(0, &[]), &Readiness::Firm, none_selected, &at(100));
     assert_eq!(said(&empty, ConditionType::Synced), ("True", "InSync"));
-    let (holds, reason, message) = told(&empty, ConditionType::Ready);
+    let (holds, reason, message) = reported(&empty, ConditionType::Ready);
     assert_eq!((holds, reason), ("True", "NoPods"));
     for part in [
         "normal for a workload that is scaled to zero",
@@ -198,43 +198,43 @@ fn a_generation_without_pods_is_ready_and_says_that_there_are_none() {
         suspended: true,
         ..report(0, &[])
     };
-    let suspended = status_of(&suspended, &Readiness::Firm, nobody, &at(100));
+    let suspended = status_of(&suspended, &Readiness::Firm, none_selected, &at(100));
     assert_eq!(said(&suspended, ConditionType::Ready), ("True", "NoPods"));
 }
 
 #[test]
 fn a_generation_without_pods_is_not_ready_before_it_is_carried_out() {
-    let nobody = Subject { selected: 0, ..SUBJECT };
+    let none_selected = Subject { selected: 0, ..SUBJECT };
     let removing = Report {
         outstanding: 1,
         ..report(0, &[])
     };
-    let removing = status_of(&removing, &Readiness::Firm, nobody, &at(100));
-    let (holds, reason, message) = told(&removing, ConditionType::Ready);
+    let removing = status_of(&removing, &Readiness::Firm, none_selected, &at(100));
+    let (holds, reason, message) = reported(&removing, ConditionType::Ready);
     assert_eq!((holds, reason), ("False", "NoPods"));
     assert!(message.contains("see the condition Synced"), "{message}");
     for readiness in [Readiness::Starting, Readiness::Unreachable("gone".to_owned())] {
-        let unknown = status_of(&report(0, &[]), &readiness, nobody, &at(100));
+        let unknown = status_of(&report(0, &[]), &readiness, none_selected, &at(100));
         assert_eq!(said(&unknown, ConditionType::Ready), ("Unknown", "NoPods"));
     }
 }
 
 #[test]
 fn what_is_still_in_etcd_counts_more_than_how_many_pods_are_selected() {
-    let nobody = Subject { selected: 0, ..SUBJECT };
+    let none_selected = Subject { selected: 0, ..SUBJECT };
     let endpoints = [endpoint("p", 8080)];
-    let registered = status_of(&report(1, &endpoints), &Readiness::Firm, nobody, &at(100));
+    let registered = status_of(&report(1, &endpoints), &Readiness::Firm, none_selected, &at(100));
     assert_eq!(said(&registered, ConditionType::Ready), ("True", "EndpointsRegistered"));
-    let waiting = status_of(&report(1, &[]), &Readiness::Firm, nobody, &at(100));
+    let waiting = status_of(&report(1, &[]), &Readiness::Firm, none_selected, &at(100));
     assert_eq!(said(&waiting, ConditionType::Ready), ("False", "NothingRegistered"));
 }
 
 #[test]
-fn writes_under_way_are_told_with_their_number() {
+fn pending_writes_are_reported_with_their_count() {
     let mut report = report(2, &[]);
     (report.outstanding, report.registered) = (2, 0);
     let status = status(&report, &Readiness::Firm);
-    let (holds, reason, message) = told(&status, ConditionType::Synced);
+    let (holds, reason, message) = reported(&status, ConditionType::Synced);
     assert_eq!((holds, reason), ("False", "Writing"));
     assert_eq!(
         message,
@@ -244,12 +244,12 @@ fn writes_under_way_are_told_with_their_number() {
 }
 
 #[test]
-fn while_etcd_is_unreachable_or_unread_nobody_can_tell_whether_it_is_in_sync() {
+fn synced_is_unknown_while_etcd_is_unreachable_or_unread() {
     let endpoints = [endpoint("p", 8080)];
     let mut report = report(2, &endpoints);
     report.outstanding = 1;
     let unreachable = status(&report, &Readiness::Unreachable("no member answers".to_owned()));
-    let (holds, reason, message) = told(&unreachable, ConditionType::Synced);
+    let (holds, reason, message) = reported(&unreachable, ConditionType::Synced);
     assert_eq!((holds, reason), ("Unknown", "RegistryUnreachable"));
     assert!(message.ends_with("no member answers"));
     assert_eq!(
@@ -277,9 +277,9 @@ fn a_suspended_registration_says_so_whatever_else_is_the_matter() {
 }
 
 #[test]
-fn a_strangers_key_is_told_with_its_lease_and_age() {
+fn foreign_key_is_reported_with_lease_and_age() {
     let mut report = report(2, &[]);
-    let holder = |lease| Holder::Stranger {
+    let holder = |lease| Holder::OtherClient {
         lease,
         create_revision: 7,
     };
@@ -289,7 +289,7 @@ fn a_strangers_key_is_told_with_its_lease_and_age() {
     ];
     report.registered = 0;
     let status = status(&report, &Readiness::Firm);
-    let (holds, reason, message) = told(&status, ConditionType::Conflict);
+    let (holds, reason, message) = reported(&status, ConditionType::Conflict);
     assert_eq!((holds, reason), ("True", "HeldByOther"));
     assert!(
         message
@@ -300,12 +300,12 @@ fn a_strangers_key_is_told_with_its_lease_and_age() {
 }
 
 #[test]
-fn an_older_registration_that_has_the_key_is_told_by_name() {
+fn older_registration_holding_the_key_is_reported_by_name() {
     let mut report = report(1, &[]);
     let elder = Holder::Registration(RegistrationRef::new("shop", "elder"));
     report.conflicts = vec![conflict("/s/p", elder)];
     let status = status(&report, &Readiness::Firm);
-    let (holds, reason, message) = told(&status, ConditionType::Conflict);
+    let (holds, reason, message) = reported(&status, ConditionType::Conflict);
     assert_eq!((holds, reason), ("True", "HeldByRegistration"));
     assert!(
         message.contains("/s/p is held by the registration shop/elder, which claimed it first"),
@@ -314,13 +314,13 @@ fn an_older_registration_that_has_the_key_is_told_by_name() {
 }
 
 #[test]
-fn a_long_list_is_told_by_its_first_three_and_how_many_more_there_are() {
+fn long_list_is_shortened_to_three_items_and_a_count() {
     let mut report = report(5, &[]);
     let pods: Vec<Arc<str>> = (0..5).map(|pod| format!("p{pod}").into()).collect();
     report.problems = BTreeMap::from([("no port".to_owned(), pods)]);
     report.registered = 0;
     let status = status(&report, &Readiness::Firm);
-    let (holds, reason, message) = told(&status, ConditionType::Synced);
+    let (holds, reason, message) = reported(&status, ConditionType::Synced);
     assert_eq!((holds, reason), ("False", "EndpointsRefused"));
     assert_eq!(message, "no port (p0, p1, p2 and 2 more)");
 }
@@ -328,7 +328,7 @@ fn a_long_list_is_told_by_its_first_three_and_how_many_more_there_are() {
 #[test]
 fn a_registration_that_is_refused_says_why_in_one_place() {
     let status = refused_status(Reason::RegistryNotFound, "there is no Registry", SUBJECT, &at(100));
-    let accepted = told(&status, ConditionType::Accepted);
+    let accepted = reported(&status, ConditionType::Accepted);
     assert_eq!(accepted, ("False", "RegistryNotFound", "there is no Registry"));
     for kind in [ConditionType::Synced, ConditionType::Ready] {
         assert_eq!(said(&status, kind), ("False", "NotAccepted"));
@@ -402,7 +402,7 @@ fn a_condition_that_stays_as_it_was_keeps_its_time() {
 }
 
 #[test]
-fn keys_that_are_held_are_told_with_how_to_let_them_go() {
+fn held_keys_are_reported_with_a_pointer_to_the_hold() {
     let report = Report {
         held: 12,
         ..report(0, &[])
@@ -413,14 +413,14 @@ fn keys_that_are_held_are_told_with_how_to_let_them_go() {
         ..SUBJECT
     };
     let status = status_of(&report, &Readiness::Firm, subject, &at(100));
-    let (holds, reason, message) = told(&status, ConditionType::RemovalsHeld);
+    let (holds, reason, message) = reported(&status, ConditionType::RemovalsHeld);
     assert_eq!((holds, reason), ("True", "LossAboveLimit"));
     assert_eq!(
         message,
         "12 keys are kept in etcd though they are not desired: 20 of 20 keys would have gone."
     );
     assert_eq!(said(&status, ConditionType::Synced), ("False", "RemovalsHeld"));
-    let (holds, reason, message) = told(&status, ConditionType::Ready);
+    let (holds, reason, message) = reported(&status, ConditionType::Ready);
     assert_eq!((holds, reason), ("False", "NoReadyPods"));
     assert!(message.ends_with("see the condition RemovalsHeld."), "{message}");
 }
@@ -435,7 +435,7 @@ fn a_kept_last_endpoint_is_in_sync_but_no_ready_pod_is_registered() {
     };
     let status = status(&report, &Readiness::Firm);
     assert_eq!(said(&status, ConditionType::Synced), ("True", "LastEndpointKept"));
-    let (holds, reason, message) = told(&status, ConditionType::Ready);
+    let (holds, reason, message) = reported(&status, ConditionType::Ready);
     assert_eq!((holds, reason), ("False", "LastEndpointKept"));
     assert!(
         message.contains("The endpoint of p, which was the last one, is kept"),
@@ -466,7 +466,7 @@ fn what_is_held_for_others_is_none_of_a_registration_s_business() {
 }
 
 #[test]
-fn what_a_predecessor_held_stays_told_until_it_has_been_looked_at() {
+fn hold_of_a_predecessor_stays_reported_until_it_is_decided() {
     let holding = Holding::Undecided;
     let subject = Subject {
         holding: &holding,
@@ -498,11 +498,11 @@ fn what_a_predecessor_held_stays_told_until_it_has_been_looked_at() {
 }
 
 #[test]
-fn a_format_that_stands_aside_is_a_conflict_and_no_pod_has_all_it_should_have() {
+fn suppressed_format_is_a_conflict_and_no_pod_counts_as_complete() {
     let endpoints = [endpoint("p", 8080)];
-    let aside = ["spec.formats[0] (Plain) clashes with shop/older".to_owned()];
+    let suppressed = ["spec.formats[0] (Plain) clashes with shop/older".to_owned()];
     let subject = Subject {
-        aside: &aside,
+        suppressed: &suppressed,
         ..SUBJECT
     };
     let status = status_of(&report(1, &endpoints), &Readiness::Firm, subject, &at(0));
@@ -514,7 +514,7 @@ fn a_format_that_stands_aside_is_a_conflict_and_no_pod_has_all_it_should_have() 
         "by other formats"
     );
     assert_eq!(status.pods, pods(2, 1, 0));
-    assert!(told(&status, ConditionType::Conflict).2.contains("shop/older"));
+    assert!(reported(&status, ConditionType::Conflict).2.contains("shop/older"));
 }
 
 #[test]
@@ -524,7 +524,7 @@ fn what_is_kept_of_the_spec_before_is_said_beside_what_hinders_the_newest() {
     report.retained_at = BTreeSet::from(["/services/old/".into()]);
     report.problems = BTreeMap::from([("no such port".to_owned(), vec!["p".into()])]);
     let status = status(&report, &Readiness::Firm);
-    let synced = status.conditions.iter().find(|told| told.type_ == "Synced");
+    let synced = status.conditions.iter().find(|reported| reported.type_ == "Synced");
     let synced = synced.expect("it is told");
     assert_eq!((&*synced.status, &*synced.reason), ("False", "EndpointsRefused"));
     for part in ["2 pods", "/services/old/", "no such port (p)"] {
@@ -533,7 +533,7 @@ fn what_is_kept_of_the_spec_before_is_said_beside_what_hinders_the_newest() {
 }
 
 #[test]
-fn missing_attributes_are_told_in_accepted_and_the_rest_counts_as_registered() {
+fn missing_attributes_are_reported_and_endpoints_count_as_registered() {
     let subject = Subject {
         missing: Some((Reason::AccessDenied, "No record contains the attributes cell.")),
         ..SUBJECT
@@ -541,7 +541,7 @@ fn missing_attributes_are_told_in_accepted_and_the_rest_counts_as_registered() {
     let endpoints = [endpoint("p", 8080)];
     let status = status_of(&report(1, &endpoints), &Readiness::Firm, subject, &at(1));
     let reason = |kind| {
-        let (status, reason, _) = told(&status, kind);
+        let (status, reason, _) = reported(&status, kind);
         (status, reason)
     };
     assert_eq!(reason(ConditionType::Accepted), ("False", "AccessDenied"));

@@ -29,7 +29,7 @@ fn the_older_of_two_registrations_has_the_key_and_the_other_says_so() {
 }
 
 #[test]
-fn a_registration_made_anew_under_its_name_is_younger_than_it_was() {
+fn recreated_registration_is_younger_than_before() {
     let mut rig = Rig::new();
     rig.planner.set_settings(&reference("other"), settings(5));
     rig.want("orders", "p", &["/s/p"], "orders");
@@ -41,13 +41,13 @@ fn a_registration_made_anew_under_its_name_is_younger_than_it_was() {
 }
 
 #[test]
-fn a_strangers_key_is_left_alone_told_and_taken_when_it_is_free() {
+fn foreign_key_is_left_alone_reported_and_written_when_free() {
     let mut rig = Rig::new();
     rig.etcd.foreign_put("/s/p", "theirs");
     let create_revision = rig.etcd.revision();
     rig.want("orders", "p", &["/s/p"], "ours");
     assert_eq!(rig.run(), []);
-    let holder = Holder::Stranger {
+    let holder = Holder::OtherClient {
         lease: LeaseId::NONE,
         create_revision,
     };
@@ -66,7 +66,7 @@ fn a_strangers_key_is_left_alone_told_and_taken_when_it_is_free() {
 }
 
 #[test]
-fn a_stranger_who_was_quicker_keeps_the_key() {
+fn foreign_key_written_first_is_not_overwritten() {
     let mut rig = Rig::new();
     rig.run();
     rig.want("orders", "p", &["/s/p", "/s/p2"], "ours");
@@ -84,7 +84,7 @@ fn a_stranger_who_was_quicker_keeps_the_key() {
 }
 
 #[test]
-fn a_key_that_somebody_removes_or_overwrites_is_put_back_at_once() {
+fn key_removed_or_overwritten_by_other_client_is_restored_at_once() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "ours");
     rig.run();
@@ -98,7 +98,7 @@ fn a_key_that_somebody_removes_or_overwrites_is_put_back_at_once() {
 }
 
 #[test]
-fn a_key_made_anew_by_a_stranger_is_the_strangers() {
+fn key_recreated_by_other_client_is_foreign() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "ours");
     rig.run();

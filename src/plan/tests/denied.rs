@@ -35,7 +35,7 @@ fn written(rig: &mut Rig) -> Vec<String> {
 }
 
 #[test]
-fn keys_that_are_granted_apart_never_share_a_lease_and_still_move_together() {
+fn keys_of_different_grants_never_share_a_lease_and_move_together() {
     let mut rig = rig();
     let both = RegistrationSettings {
         prefixes: ["/s/", "/t/"].map(Prefix::below).into(),
@@ -95,7 +95,7 @@ fn keys_that_share_a_lease_from_before_stay_there_and_no_other_joins_them() {
 }
 
 #[test]
-fn fifty_prefixes_that_are_granted_apart_take_a_lease_each_and_one_takes_as_many_as_it_fills() {
+fn each_granted_prefix_has_a_lease_and_one_has_as_many_as_it_fills() {
     for (prefixes, leases) in [(1, 40), (50, 50)] {
         let mut rig = Rig::new();
         let mut lease_groups = LeaseGroups::default();
@@ -175,13 +175,13 @@ fn a_refused_transaction_names_the_scopes_and_leases_to_ask_about() {
     rig.want("orders", "p", &["/s/p"], "2");
     rig.want("carts", "q", &["/t/q"], "2");
     let (ticket, _) = rig.next().expect("there is something to do");
-    let (suspects, suspected) = rig.planner.probe_candidates(ticket);
-    let told: Vec<_> = suspects
+    let (candidates, unconfirmed) = rig.planner.probe_candidates(ticket);
+    let reported: Vec<_> = candidates
         .iter()
         .map(|one| (one.prefix.prefix(), &one.keys[..]))
         .collect();
-    assert_eq!(told, [("/s/", &["/s/p".into()][..]), ("/t/", &["/t/q".into()][..])]);
-    assert_eq!(suspected, leases.into());
+    assert_eq!(reported, [("/s/", &["/s/p".into()][..]), ("/t/", &["/t/q".into()][..])]);
+    assert_eq!(unconfirmed, leases.into());
     // The denied key is known: only the rest of the transaction is sent again.
     rig.planner.writing_denied(&Prefix::below("/t/"), &"/t/q".into());
     rig.planner.complete(ticket, None);
@@ -190,7 +190,7 @@ fn a_refused_transaction_names_the_scopes_and_leases_to_ask_about() {
 }
 
 #[test]
-fn what_may_be_written_leaves_a_lease_that_etcd_denies_and_the_rest_stays_on_it() {
+fn allowed_keys_leave_a_denied_lease_and_the_rest_stays() {
     let mut rig = rig();
     rig.planner.set_lease_groups(LeaseGroups::everything());
     rig.want("orders", "p", &["/s/p"], "1");
@@ -198,8 +198,8 @@ fn what_may_be_written_leaves_a_lease_that_etcd_denies_and_the_rest_stays_on_it(
     rig.run();
     rig.planner.set_lease_groups(lease_groups());
     let shared = rig.lease_of("/s/p");
-    let suspects = rig.planner.probe_candidates_on(shared);
-    assert_eq!(suspects.len(), 2, "{suspects:?}");
+    let candidates = rig.planner.probe_candidates_on(shared);
+    assert_eq!(candidates.len(), 2, "{candidates:?}");
     rig.planner.writing_denied(&Prefix::below("/t/"), &"/t/q".into());
     rig.planner.set_lease_denied(shared, true);
     assert_eq!(written(&mut rig), ["/s/p"]);
@@ -237,7 +237,7 @@ fn a_lease_that_etcd_allows_again_takes_keys_again() {
 }
 
 #[test]
-fn a_scope_inside_one_that_may_not_be_read_is_watched_for_itself_until_that_may_be() {
+fn nested_prefix_is_watched_alone_while_the_outer_one_is_unreadable() {
     let mut rig = Rig::new();
     let inner = RegistrationSettings {
         prefixes: vec![Prefix::below("/s/in/")],
@@ -260,7 +260,7 @@ fn a_scope_inside_one_that_may_not_be_read_is_watched_for_itself_until_that_may_
 }
 
 #[test]
-fn the_note_of_a_removal_goes_on_a_lease_that_is_not_denied() {
+fn checkpoint_of_a_removal_uses_a_lease_that_is_not_denied() {
     let mut rig = rig();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.want("carts", "q", &["/t/q"], "1");

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_key_that_came_and_went_leaves_no_slot_however_late_the_mirror_tells_of_it() {
+fn removed_key_leaves_no_state_despite_late_watch_events() {
     let mut rig = Rig::new();
     for pod in ["a", "b", "c"] {
         rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
@@ -61,7 +61,7 @@ fn a_replica_that_stands_by_keeps_what_is_still_to_be_done() {
 }
 
 #[test]
-fn scopes_of_registrations_that_are_gone_are_let_go_by_a_replica_that_never_writes() {
+fn prefixes_of_deleted_registrations_are_released_by_a_standby() {
     let mut standby = Planner::new(meta(), 256);
     let rig = Rig::new();
     standby.set_settings(&reference("orders"), settings(1));

@@ -22,9 +22,9 @@ fn a_hold_is_recorded_once_on_the_lease_of_a_key_that_it_holds() {
     let mut rig = held(Instant::now());
     let lease = rig.lease_of(RECORD);
     assert_eq!(lease, rig.lease_of(&key(0)));
-    let told = rig.etcd.value(RECORD).expect("it is there");
+    let reported = rig.etcd.value(RECORD).expect("it is there");
     assert_eq!(
-        told,
+        reported,
         r#"{"v":1,"id":"first","until":1800000301,"lost":20,"of":20,"released":0,"endpoints":true,"namespaces":["shop"]}"#
     );
     let revision = rig.etcd.revision();
@@ -179,13 +179,13 @@ fn the_record_of_a_hold_of_another_time_releases_nothing_and_is_replaced() {
         Some(GuardEvent::Held)
     );
     rig.run();
-    let told = rig.etcd.value(RECORD).expect("it is there");
-    assert!(told.contains(r#""id":"second""#), "{told}");
+    let reported = rig.etcd.value(RECORD).expect("it is there");
+    assert!(reported.contains(r#""id":"second""#), "{reported}");
     assert_eq!(rig.left(), PODS);
 }
 
 #[test]
-fn a_hold_that_a_newer_release_recorded_goes_on_under_its_version_until_somebody_approves() {
+fn hold_of_a_newer_release_keeps_its_version_until_approved() {
     const NEWER: &str = r#"{"v":2,"holds":["second"]}"#;
     let now = Instant::now();
     let mut rig = held(now);

@@ -47,7 +47,7 @@ impl Rig {
     }
 
     /// Starts a new operator that lists these pods of the registration, none of them ready.
-    fn start_anew(&mut self, unready: &[&str]) {
+    fn restart_with(&mut self, unready: &[&str]) {
         self.etcd.forget_watches();
         self.fence = self.etcd.elect();
         self.planner = Planner::new(meta(), 256);
@@ -74,7 +74,7 @@ fn the_endpoint_that_was_lost_last_stays_and_is_no_ready_pod() {
 }
 
 #[test]
-fn all_lost_at_once_leave_one_that_nobody_writes() {
+fn losing_all_pods_at_once_keeps_one_key_without_a_write() {
     let mut rig = registered(&["a", "b", "c"]);
     for pod in ["a", "b", "c"] {
         rig.unready(pod);
@@ -87,7 +87,7 @@ fn all_lost_at_once_leave_one_that_nobody_writes() {
 }
 
 #[test]
-fn the_kept_one_goes_when_another_is_ready_and_stays_when_it_is_ready_itself() {
+fn kept_endpoint_is_replaced_by_a_ready_pod_or_stays_when_ready_again() {
     let mut rig = registered(&["a"]);
     rig.unready("a");
     rig.run();
@@ -151,7 +151,7 @@ fn a_restart_keeps_the_one_that_has_keys_and_writes_nothing() {
             rig.unready(pod);
             rig.run();
         }
-        rig.start_anew(&["a", "b", "c"]);
+        rig.restart_with(&["a", "b", "c"]);
         rig.planner.set_guard(guard);
         assert!(rig.run().is_empty());
         let moment = Moment {
@@ -167,13 +167,13 @@ fn a_restart_keeps_the_one_that_has_keys_and_writes_nothing() {
 #[test]
 fn a_restart_that_finds_several_keeps_the_first_of_them() {
     let mut rig = registered(&["b", "c"]);
-    rig.start_anew(&["a", "c", "b"]);
+    rig.restart_with(&["a", "c", "b"]);
     rig.run();
     assert_eq!(rig.there(), ["b"]);
 }
 
 #[test]
-fn a_standby_that_would_have_kept_another_takes_over_the_one_that_is_there() {
+fn new_leader_keeps_the_existing_endpoint_over_its_own_choice() {
     let mut rig = registered(&["a", "b"]);
     rig.planner.becomes_standby();
     // The events arrive in another order than on the leader.
@@ -199,7 +199,7 @@ fn a_registration_that_is_changed_to_remove_lets_its_last_endpoint_go() {
 }
 
 #[test]
-fn a_kept_pod_whose_labels_change_has_its_value_changed() {
+fn kept_endpoint_is_updated_when_its_labels_change() {
     let mut rig = registered(&["a"]);
     rig.unready("a");
     rig.show("a", PodState::Unready(desired("a", &["/s/a"], "2")));

@@ -31,7 +31,7 @@ fn a_lapsed_lease_is_replaced_and_only_its_keys_are_written_again() {
 }
 
 #[test]
-fn keys_stay_where_they_are_while_their_lease_is_in_doubt() {
+fn keys_keep_their_lease_while_it_is_unconfirmed() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
@@ -50,7 +50,7 @@ fn keys_stay_where_they_are_while_their_lease_is_in_doubt() {
 }
 
 #[test]
-fn a_record_that_somebody_overwrites_is_put_right_without_touching_its_keys() {
+fn overwritten_lease_record_is_repaired_without_touching_its_keys() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
@@ -64,7 +64,7 @@ fn a_record_that_somebody_overwrites_is_put_right_without_touching_its_keys() {
 const NEWER: &str = r#"{"v":2,"life":"30s"}"#;
 
 #[test]
-fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_stay() {
+fn lease_recorded_by_newer_release_is_renewed_and_left_unchanged() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.want("orders", "q", &["/s/q"], "1");
@@ -85,7 +85,7 @@ fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_
     let renewed = rig.planner.leases().take_changed_renewals().expect("there are some");
     assert!(renewed.contains_key(&lease), "{renewed:?}");
     // After a false report that the lease expired, its record is not overwritten either.
-    rig.planner.leases().mark_doubtful(lease);
+    rig.planner.leases().mark_unconfirmed(lease);
     assert_eq!(rig.run(), []);
     assert_eq!(rig.etcd.value(&record).as_deref(), Some(NEWER));
 
@@ -106,7 +106,7 @@ fn a_lease_that_a_newer_release_recorded_is_renewed_and_its_keys_and_its_record_
 }
 
 #[test]
-fn the_keys_of_a_lease_that_a_newer_release_recorded_are_put_back_when_it_lapses() {
+fn keys_on_a_lease_of_a_newer_release_are_rewritten_when_it_expires() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
@@ -124,7 +124,7 @@ fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
     let (lease, revision) = (rig.lease_of("/s/p"), rig.etcd.revision());
-    rig.planner.leases().mark_doubtful(lease);
+    rig.planner.leases().mark_unconfirmed(lease);
     rig.run();
     assert_eq!(
         (rig.lease_of("/s/p"), rig.etcd.revision()),
@@ -135,7 +135,7 @@ fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
     // The lease expires, and the answer to the record's write arrives before the watch events.
     rig.listen();
     rig.etcd.expire(lease);
-    rig.planner.leases().mark_doubtful(lease);
+    rig.planner.leases().mark_unconfirmed(lease);
     let Some(Step::Write(ticket, transaction)) = rig.planner.next(&(), 127, 0) else {
         panic!("the record is to be written");
     };
@@ -178,17 +178,17 @@ fn a_changed_ttl_moves_the_keys_and_the_empty_lease_is_let_go() {
 }
 
 #[test]
-fn the_note_is_on_the_lease_of_a_key_that_is_written_or_was() {
+fn checkpoint_uses_the_lease_of_a_written_or_removed_key() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
     let lease = rig.lease_of("/s/p");
-    let heard = Checkpoint::default().value();
+    let observed = Checkpoint::default().value();
     let lease_of_checkpoint = |rig: &mut Rig| {
         let (ticket, transaction) = rig.next().expect("there is something to do");
-        let note = rig.planner.checkpoint(&transaction, 3, 7, heard.clone());
+        let checkpoint = rig.planner.checkpoint(&transaction, 3, 7, observed.clone());
         rig.planner.complete(ticket, None);
-        note.map(|note| (note.key, note.lease))
+        checkpoint.map(|checkpoint| (checkpoint.key, checkpoint.lease))
     };
     let expected = Some(("/leasehold/c1/heard/3".into(), lease));
     rig.want("orders", "p", &["/s/p"], "2");
@@ -199,7 +199,7 @@ fn the_note_is_on_the_lease_of_a_key_that_is_written_or_was() {
 }
 
 #[test]
-fn a_removal_whose_note_names_a_lapsed_lease_is_not_tried_again_and_again() {
+fn removal_with_an_expired_checkpoint_lease_is_not_retried_in_a_loop() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();

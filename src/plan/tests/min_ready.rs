@@ -187,7 +187,7 @@ fn a_deleted_registration_has_no_waiting_pods() {
 }
 
 #[test]
-fn an_interruption_begins_the_wait_again_even_if_it_is_seen_only_by_the_time() {
+fn interruption_restarts_the_wait_even_if_only_ready_since_shows_it() {
     let mut waiting = Waiting::new();
     waiting.show("a", ready("a", 0, WAIT));
     waiting.sleep(20);
@@ -229,7 +229,7 @@ fn another_pod_of_the_same_name_waits() {
 }
 
 #[test]
-fn an_edit_removes_no_registered_pod_and_changes_when_others_are_registered() {
+fn edit_of_the_wait_keeps_registered_pods_and_reschedules_others() {
     let mut waiting = Waiting::new();
     waiting.sleep(10);
     waiting.show("a", ready("a", 5, 0));
@@ -389,7 +389,7 @@ fn the_guard_holds_keys_of_pods_that_are_all_interrupted_at_once() {
 }
 
 #[test]
-fn the_last_endpoint_is_kept_until_another_pod_has_been_ready_for_long_enough() {
+fn last_endpoint_is_kept_until_another_pod_is_ready_for_long_enough() {
     let mut waiting = Waiting::new();
     let keeping = RegistrationSettings {
         keep_last: true,
@@ -411,7 +411,7 @@ fn the_last_endpoint_is_kept_until_another_pod_has_been_ready_for_long_enough() 
 }
 
 #[test]
-fn a_restart_with_a_longer_wait_removes_no_pod_of_a_registration_that_keeps_its_last_endpoint() {
+fn restart_with_longer_wait_removes_no_pod_if_last_endpoint_is_kept() {
     let keeping = RegistrationSettings {
         keep_last: true,
         ..settings(1)
@@ -442,7 +442,7 @@ fn a_restart_with_a_longer_wait_removes_no_pod_of_a_registration_that_keeps_its_
 }
 
 #[test]
-fn what_prevents_the_records_of_a_waiting_pod_is_reported_before_it_has_waited() {
+fn problem_of_a_waiting_pod_is_reported_before_its_wait_ends() {
     let mut waiting = Waiting::new();
     let PodState::Ready(desired) = ready("a", 0, WAIT) else {
         unreachable!()

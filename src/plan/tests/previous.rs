@@ -272,7 +272,7 @@ fn a_successor_keeps_the_old_records_of_a_move_that_cannot_be_carried_out() {
 }
 
 #[test]
-fn who_wants_a_place_by_a_spec_in_force_has_it_before_whoever_had_it() {
+fn spec_in_force_gets_a_key_before_a_previous_spec() {
     let mut rig = Rig::with_three();
     rig.take_places();
     rig.move_all(&[]);
@@ -336,7 +336,7 @@ fn units_of_the_spec_before_stay_whole_and_go_whole() {
 }
 
 #[test]
-fn keys_of_others_that_were_there_before_the_edit_keep_the_previous_keys_in_place() {
+fn foreign_keys_present_before_an_edit_keep_the_previous_keys() {
     let mut rig = Rig::with_three();
     rig.take_places();
     // The new place is listed before a pod asks for it.
@@ -485,7 +485,7 @@ fn pod_that_is_not_ready_leaves_both_places_while_the_move_is_held() {
 }
 
 #[test]
-fn second_edit_of_a_spec_that_was_not_carried_out_is_held_as_the_first_one() {
+fn second_edit_before_the_first_is_applied_is_held_like_the_first() {
     let (mut rig, now) = (registered(), Instant::now());
     move_some(&mut rig, PODS_IN_ALL);
     rig.run();

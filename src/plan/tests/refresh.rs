@@ -124,7 +124,7 @@ fn registration_that_is_replaced_at_once_keeps_its_keys() {
 }
 
 #[test]
-fn removal_of_an_unclaimed_key_does_not_wait_for_the_writes_of_marked_pods() {
+fn removal_of_an_unclaimed_key_does_not_wait_for_marked_pods() {
     let mut rig = Rig::new();
     rig.planner.set_settings(&reference("carts"), settings(1));
     rig.mark("carts", "gone");
@@ -191,7 +191,7 @@ fn key_that_its_pod_has_dropped_waits_for_no_other_pod() {
 }
 
 #[test]
-fn pods_above_the_rate_limit_are_computed_before_the_guard_decides_only_if_asked_for() {
+fn pods_above_the_rate_limit_are_computed_only_on_request() {
     let mut rig = Rig::new();
     rig.planner.set_rate_limit(1);
     for i in 0..20 {

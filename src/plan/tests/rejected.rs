@@ -84,7 +84,7 @@ fn a_record_set_larger_than_a_batch_is_written_alone() {
 }
 
 #[test]
-fn the_largest_record_set_of_a_format_fits_into_a_request_that_etcd_takes_by_default() {
+fn largest_record_set_fits_the_default_etcd_request_limit() {
     let keys: Vec<crate::model::Key> = (0..MOST).map(|i| format!("{i}{}", "k".repeat(1023)).into()).collect();
     let size = super::super::units::request_size(keys.iter().map(|key| (key, LONGEST)));
     assert!(size < 1_572_864 / 2, "{size}");
@@ -180,7 +180,7 @@ fn a_retry_that_is_rejected_again_says_so() {
 }
 
 #[test]
-fn changed_records_are_tried_at_once_and_a_pod_that_is_gone_leaves_what_it_had() {
+fn changed_records_are_retried_at_once_and_a_deleted_pod_is_removed() {
     let mut rig = Rig::with_bad();
     rig.want("bad", "q", &["/s/bad/q"], "1");
     rig.run();
@@ -201,7 +201,7 @@ fn changed_records_are_tried_at_once_and_a_pod_that_is_gone_leaves_what_it_had()
 }
 
 #[test]
-fn an_etcd_that_takes_less_than_the_operator_plans_gets_everything_in_smaller_transactions() {
+fn stricter_etcd_limits_are_met_with_smaller_transactions() {
     let mut rig = Rig::new();
     for pod in 0..300 {
         rig.want("orders", &format!("p{pod}"), &[&format!("/s/p{pod}")], "1");
@@ -223,7 +223,7 @@ fn of_a_pod_with_one_rejected_record_set_the_others_are_written() {
 }
 
 #[test]
-fn rejected_bookkeeping_is_nobodys_record_set() {
+fn rejected_bookkeeping_is_not_attributed_to_a_record_set() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     let (ticket, record) = rig.next().expect("a lease is recorded");
@@ -251,7 +251,7 @@ fn a_registration_that_is_gone_leaves_nothing_to_be_tried_again() {
 }
 
 #[test]
-fn a_registration_that_gets_the_key_of_a_rejected_record_set_writes_its_own() {
+fn registration_gaining_a_key_of_rejected_records_writes_its_own() {
     let mut rig = Rig::with_bad();
     // The registration `bad` has the key until the other one is found to have claimed the prefix earlier.
     let since = |at| [(crate::model::Prefix::below("/s/"), crate::plan::Since::Created(at))].into();

@@ -152,7 +152,7 @@ fn a_successor_holds_what_it_finds_forbidden() {
 }
 
 #[test]
-fn a_quota_that_comes_down_takes_from_few_at_once_and_from_many_only_after_the_hold() {
+fn lowered_quota_removes_few_keys_at_once_and_many_after_the_hold() {
     let pods = pods(20);
     let mut rig = Rig::guarded(&pods);
     rig.planner.set_guard(crate::plan::tests::unconfirmed::guard());
@@ -239,7 +239,7 @@ fn a_suspended_registration_keeps_what_is_allowed_and_loses_the_rest() {
 }
 
 #[test]
-fn another_registration_s_keys_are_not_forbidden_by_one_that_may_not_write_there() {
+fn denied_registration_does_not_forbid_keys_of_another() {
     let mut rig = Rig::guarded(&pods(2));
     rig.planner.set_settings(
         &reference("thief"),
@@ -255,7 +255,7 @@ fn another_registration_s_keys_are_not_forbidden_by_one_that_may_not_write_there
 }
 
 #[test]
-fn the_older_registration_comes_first_and_nobody_who_has_a_key_makes_room() {
+fn quota_prefers_the_older_registration_but_removes_no_existing_key() {
     let mut rig = Rig::new();
     rig.allow(2);
     rig.planner.set_settings(&reference("younger"), settings(9));
@@ -289,7 +289,7 @@ fn the_older_registration_comes_first_and_nobody_who_has_a_key_makes_room() {
 }
 
 #[test]
-fn a_pod_whose_name_comes_first_takes_nobody_s_place() {
+fn pod_with_an_earlier_name_does_not_replace_a_registered_pod() {
     let mut rig = Rig::new();
     rig.allow(1);
     rig.want("orders", "b", &["/s/b"], "1");
@@ -310,7 +310,7 @@ fn a_pod_whose_name_comes_first_takes_nobody_s_place() {
 }
 
 #[test]
-fn a_limit_that_comes_down_takes_from_the_youngest_and_one_that_goes_up_gives() {
+fn lowered_quota_removes_the_youngest_and_raised_quota_restores_it() {
     let mut rig = Rig::new();
     rig.planner.set_settings(&reference("younger"), settings(9));
     rig.want("orders", "z", &["/s/z"], "1");

@@ -42,7 +42,7 @@ impl Rig {
 }
 
 #[test]
-fn who_asks_for_little_has_a_transaction_of_its_own() {
+fn small_request_gets_a_transaction_of_its_own() {
     let mut rig = rig();
     rig.flood("2");
     rig.want("orders", "p", &["/s/p"], "2");
@@ -53,7 +53,7 @@ fn who_asks_for_little_has_a_transaction_of_its_own() {
 }
 
 #[test]
-fn beyond_the_limit_there_is_room_for_who_asks_for_little_and_has_nothing_under_way() {
+fn small_request_without_writes_in_flight_is_admitted_beyond_limit() {
     let mut rig = rig();
     rig.flood("2");
     rig.next().expect("there is much to do");
@@ -69,7 +69,7 @@ fn beyond_the_limit_there_is_room_for_who_asks_for_little_and_has_nothing_under_
 }
 
 #[test]
-fn many_who_ask_for_little_do_not_keep_one_who_asks_for_much_from_its_turn() {
+fn many_small_requests_do_not_starve_a_large_one() {
     let mut rig = rig();
     rig.flood("2");
     rig.want("orders", "p", &["/s/p"], "2");
@@ -114,7 +114,7 @@ fn p10_a_lease_that_is_waited_for_is_granted_before_other_work() {
 }
 
 #[test]
-fn p10_of_leases_that_are_short_those_with_the_fewest_on_their_way_come_first() {
+fn p10_lease_grants_prefer_the_ttl_with_the_fewest_in_flight() {
     let mut rig = rig();
     rig.planner.leases().set_capacity(1);
     for (name, ttl, pods) in [("much", 40, 20), ("little", 60, 1)] {
@@ -134,7 +134,7 @@ fn p10_of_leases_that_are_short_those_with_the_fewest_on_their_way_come_first() 
 }
 
 #[test]
-fn p10_room_that_becomes_free_on_a_lease_is_offered_to_those_who_wait() {
+fn p10_freed_lease_capacity_is_offered_to_waiting_keys() {
     let mut rig = Rig::new();
     rig.planner.leases().set_capacity(1);
     rig.want("orders", "a", &["/s/a"], "1");

@@ -328,7 +328,7 @@ fn a_guard_that_is_off_lets_go_without_being_asked() {
 }
 
 #[test]
-fn a_key_that_a_sweep_has_read_too_late_is_in_no_doubt() {
+fn key_read_too_late_by_orphan_collection_is_not_unconfirmed() {
     let (mut rig, now) = (registered(), Instant::now());
     for number in 0..9 {
         rig.present(number, PodState::Missing);
@@ -413,7 +413,7 @@ fn an_etcd_that_was_restored_is_read_before_what_it_lost_counts() {
     restore(&mut rig.etcd);
     rig.fence = rig.etcd.elect();
     // The first observation is that etcd was restored.
-    rig.planner.observe(rig.etcd.tell(0).expect("it tells"));
+    rig.planner.observe(rig.etcd.deliver(0).expect("it tells"));
     for number in 0..PODS {
         rig.present(number, PodState::Missing);
     }

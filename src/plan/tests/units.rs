@@ -37,7 +37,7 @@ fn there(rig: &Rig) -> [Option<String>; 2] {
 }
 
 #[test]
-fn where_a_stranger_has_one_key_the_other_is_not_written_and_both_are_told() {
+fn foreign_key_blocks_its_whole_unit_and_both_keys_are_reported() {
     for (theirs, ours) in [(URL, WEIGHT), (WEIGHT, URL)] {
         let mut rig = Rig::new();
         rig.etcd.foreign_put(theirs, "theirs");
@@ -60,7 +60,7 @@ fn where_a_stranger_has_one_key_the_other_is_not_written_and_both_are_told() {
 }
 
 #[test]
-fn a_stranger_who_is_quicker_with_one_key_keeps_the_other_from_being_written() {
+fn foreign_key_written_first_blocks_the_other_key_of_its_unit() {
     let mut rig = Rig::new();
     want_whole(&mut rig, "ours");
     let (ticket, transaction) = next_write(&mut rig);
@@ -74,7 +74,7 @@ fn a_stranger_who_is_quicker_with_one_key_keeps_the_other_from_being_written() {
 }
 
 #[test]
-fn of_two_keys_only_the_changed_one_is_written_and_the_other_one_is_a_condition() {
+fn only_the_changed_key_of_a_unit_is_written_and_the_other_checked() {
     let mut rig = Rig::new();
     want_whole(&mut rig, "ours");
     rig.run();
@@ -104,7 +104,7 @@ fn of_two_keys_only_the_changed_one_is_written_and_the_other_one_is_a_condition(
 }
 
 #[test]
-fn a_unit_of_which_a_stranger_takes_one_key_is_withdrawn_and_comes_back_whole() {
+fn unit_losing_a_key_to_other_client_is_withdrawn_and_restored_whole() {
     let mut rig = Rig::new();
     want_whole(&mut rig, "ours");
     rig.run();
@@ -119,7 +119,7 @@ fn a_unit_of_which_a_stranger_takes_one_key_is_withdrawn_and_comes_back_whole() 
 }
 
 #[test]
-fn nothing_is_withdrawn_for_a_key_on_a_lease_whose_record_is_merely_not_known_yet() {
+fn unit_is_kept_while_the_record_of_a_lease_is_not_yet_known() {
     let mut rig = Rig::new();
     want_whole(&mut rig, "ours");
     rig.run();
@@ -149,7 +149,7 @@ fn nothing_is_withdrawn_for_a_key_on_a_lease_whose_record_is_merely_not_known_ye
     rig.etcd.commit(&fence, &Transaction::of(vec![back]));
     rig.fence = fence;
     let mut late = Vec::new();
-    while let Some(observation) = rig.etcd.tell(0) {
+    while let Some(observation) = rig.etcd.deliver(0) {
         match &observation {
             crate::model::Observation::Changed { key, .. } if meta().recorded_lease(key).is_some() => {
                 late.push(observation);
@@ -225,7 +225,7 @@ fn what_a_predecessor_left_of_a_unit_goes_as_one() {
 }
 
 #[test]
-fn the_younger_of_two_registrations_has_nothing_of_a_unit_of_which_the_older_has_a_key() {
+fn younger_registration_writes_no_unit_with_a_key_of_an_older_one() {
     let mut rig = Rig::new();
     want_whole(&mut rig, "younger");
     rig.run();

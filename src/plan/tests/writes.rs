@@ -15,7 +15,7 @@ fn what_replaces_a_pods_key_is_written_with_the_removal_of_the_old_one() {
 }
 
 #[test]
-fn a_suspended_registration_writes_nothing_and_catches_up_when_it_is_resumed() {
+fn suspended_registration_writes_nothing_and_catches_up_on_resume() {
     let mut rig = Rig::new();
     for pod in ["a", "b"] {
         rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
@@ -36,7 +36,7 @@ fn a_suspended_registration_writes_nothing_and_catches_up_when_it_is_resumed() {
 }
 
 #[test]
-fn keys_of_a_suspended_registration_survive_a_restart_in_which_their_pods_are_gone() {
+fn keys_of_suspended_registration_survive_a_restart_without_pods() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
@@ -51,7 +51,7 @@ fn keys_of_a_suspended_registration_survive_a_restart_in_which_their_pods_are_go
 }
 
 #[test]
-fn before_kubernetes_has_told_everything_nothing_is_written() {
+fn nothing_is_written_before_kubernetes_lists_are_complete() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
@@ -205,7 +205,7 @@ fn a_scope_is_watched_until_the_last_key_of_its_registration_has_left() {
 }
 
 #[test]
-fn the_end_of_a_removal_that_was_told_as_outstanding_is_told_too() {
+fn completion_of_an_outstanding_removal_is_reported() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
@@ -222,7 +222,7 @@ fn the_end_of_a_removal_that_was_told_as_outstanding_is_told_too() {
 }
 
 #[test]
-fn the_keys_of_a_pod_wait_until_all_the_places_where_they_lie_have_been_read() {
+fn keys_of_a_pod_wait_until_all_their_prefixes_are_read() {
     let mut rig = Rig::new();
     let both = RegistrationSettings {
         prefixes: ["/s/", "/t/"].map(Prefix::below).into(),
@@ -233,7 +233,7 @@ fn the_keys_of_a_pod_wait_until_all_the_places_where_they_lie_have_been_read() {
     rig.etcd
         .watch(rig.planner.take_changed_prefixes().expect("they changed"));
     let mut written = Vec::new();
-    while let Some(observation) = rig.etcd.tell(0) {
+    while let Some(observation) = rig.etcd.deliver(0) {
         rig.planner.observe(observation);
         while let Some(step) = rig.planner.next(&(), Transaction::MAX_OPS, 0) {
             match step {

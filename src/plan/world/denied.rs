@@ -36,8 +36,8 @@ impl World {
 
     /// Finds out which keys of a refused transaction are denied.
     pub(super) fn search(&mut self, ticket: Ticket) {
-        let (suspects, leases) = self.planner.probe_candidates(ticket);
-        for candidate in suspects {
+        let (candidates, leases) = self.planner.probe_candidates(ticket);
+        for candidate in candidates {
             if let Some(key) = candidate.keys.iter().find(|key| self.is_denied_key(key)) {
                 self.planner.writing_denied(&candidate.prefix, key);
             }

@@ -18,7 +18,7 @@ pub(super) const GUARD: GuardSettings = GuardSettings {
 
 impl World {
     /// A pod becomes unready.
-    pub(super) fn doubt(&mut self, pod: &str) {
+    pub(super) fn unconfirm(&mut self, pod: &str) {
         let address = self.pods.remove(pod).unwrap_or_default();
         self.unready.insert(pod.into(), address);
         if self.complete {
@@ -51,8 +51,8 @@ impl World {
             now: self.now,
             unix: self.now.duration_since(self.began),
         };
-        let news = self.planner.decide_removals(moment, None, || "h".to_owned());
-        news.is_some()
+        let event = self.planner.decide_removals(moment, None, || "h".to_owned());
+        event.is_some()
     }
 
     /// Lets the current hold end, if there is one.

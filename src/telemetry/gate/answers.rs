@@ -40,11 +40,11 @@ pub(super) enum Known {
     /// Was allowed a while ago: ask again, and admit the caller if the judge cannot decide.
     FormerReader,
     /// The token is not valid.
-    Nobody,
+    Unauthenticated,
     /// This user may not read the metrics.
     Forbidden(Arc<str>),
     /// Not cached.
-    Stranger,
+    NotCached,
 }
 
 /// The cached answers, each with its time. The value of a rejection is the user, or `None` for an invalid token.
@@ -65,9 +65,9 @@ impl Answers {
         }
         match self.refused.get(&caller) {
             Some((user, since)) if now.saturating_duration_since(*since) < REFUSED => {
-                user.clone().map_or(Known::Nobody, Known::Forbidden)
+                user.clone().map_or(Known::Unauthenticated, Known::Forbidden)
             }
-            _ => Known::Stranger,
+            _ => Known::NotCached,
         }
     }
 
@@ -80,7 +80,7 @@ impl Answers {
                 self.readers.insert(caller, now);
                 return;
             }
-            Judgement::Nobody => None,
+            Judgement::Unauthenticated => None,
             Judgement::Forbidden(user) => Some(user.clone()),
             Judgement::Undecided => return,
         };
@@ -111,13 +111,13 @@ mod tests {
     #[test]
     fn allowed_caller_is_reviewed_again_and_finally_forgotten() {
         let (mut answers, begin, caller) = (Answers::default(), Instant::now(), Digest::of("a"));
-        assert_eq!(answers.look_up(caller, begin), Known::Stranger);
+        assert_eq!(answers.look_up(caller, begin), Known::NotCached);
         answers.record(caller, &Judgement::Allowed, begin);
         assert_eq!(answers.look_up(caller, begin + FRESH / 2), Known::Reader);
-        assert_eq!(answers.look_up(Digest::of("b"), begin), Known::Stranger);
+        assert_eq!(answers.look_up(Digest::of("b"), begin), Known::NotCached);
         assert_eq!(answers.look_up(caller, begin + FRESH), Known::FormerReader);
         answers.record(caller, &Judgement::Undecided, begin + FRESH);
-        assert_eq!(answers.look_up(caller, begin + GRACE), Known::Stranger);
+        assert_eq!(answers.look_up(caller, begin + GRACE), Known::NotCached);
     }
 
     #[test]
@@ -126,9 +126,9 @@ mod tests {
         answers.record(caller, &Judgement::Allowed, begin);
         answers.record(caller, &Judgement::Forbidden("jane".into()), begin);
         assert_eq!(answers.look_up(caller, begin), Known::Forbidden("jane".into()));
-        assert_eq!(answers.look_up(caller, begin + REFUSED), Known::Stranger);
-        answers.record(caller, &Judgement::Nobody, begin);
-        assert_eq!(answers.look_up(caller, begin), Known::Nobody);
+        assert_eq!(answers.look_up(caller, begin + REFUSED), Known::NotCached);
+        answers.record(caller, &Judgement::Unauthenticated, begin);
+        assert_eq!(answers.look_up(caller, begin), Known::Unauthenticated);
         answers.record(caller, &Judgement::Allowed, begin);
         assert_eq!(answers.look_up(caller, begin), Known::Reader);
     }
@@ -139,12 +139,12 @@ mod tests {
         answers.record(reader, &Judgement::Allowed, begin);
         for number in 0..10_000 {
             let later = begin + Duration::from_micros(number);
-            answers.record(Digest::of(&number.to_string()), &Judgement::Nobody, later);
+            answers.record(Digest::of(&number.to_string()), &Judgement::Unauthenticated, later);
         }
         assert_eq!(answers.refused.len(), STRANGERS);
         let last = begin + Duration::from_millis(10);
-        assert_eq!(answers.look_up(Digest::of("9999"), last), Known::Nobody);
-        assert_eq!(answers.look_up(Digest::of("0"), last), Known::Stranger);
+        assert_eq!(answers.look_up(Digest::of("9999"), last), Known::Unauthenticated);
+        assert_eq!(answers.look_up(Digest::of("0"), last), Known::NotCached);
         assert_eq!(answers.look_up(reader, last), Known::Reader);
         for number in 0..1_000 {
             answers.record(Digest::of(&number.to_string()), &Judgement::Allowed, last);

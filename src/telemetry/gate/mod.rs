@@ -36,7 +36,7 @@ const SLOT: Duration = Duration::from_millis(200);
 pub enum Judgement {
     Allowed,
     /// The token is not valid.
-    Nobody,
+    Unauthenticated,
     /// The token is valid, but its user may not read the metrics.
     Forbidden(Arc<str>),
     /// The judge could not decide.
@@ -62,7 +62,7 @@ struct Inner {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     NoToken,
-    Nobody,
+    Unauthenticated,
     Forbidden(Arc<str>),
     Undecided,
     TooMany,
@@ -88,9 +88,9 @@ impl Gate {
         let was_reader = known == Known::FormerReader;
         let judgement = match known {
             Known::Reader => return Ok(()),
-            Known::Nobody => return Err(Refusal::Nobody),
+            Known::Unauthenticated => return Err(Refusal::Unauthenticated),
             Known::Forbidden(user) => return Err(Refusal::Forbidden(user)),
-            Known::FormerReader | Known::Stranger => {
+            Known::FormerReader | Known::NotCached => {
                 let _place = match self.0.waiting.take(address) {
                     _ if was_reader => None,
                     None => return Err(Refusal::TooMany),
@@ -104,7 +104,7 @@ impl Gate {
             Judgement::Allowed => Ok(()),
             Judgement::Undecided if was_reader => Ok(()),
             Judgement::Undecided => Err(Refusal::Undecided),
-            Judgement::Nobody => Err(Refusal::Nobody),
+            Judgement::Unauthenticated => Err(Refusal::Unauthenticated),
             Judgement::Forbidden(user) => Err(Refusal::Forbidden(user)),
         }
     }
@@ -120,9 +120,9 @@ impl Gate {
         // A query for the same token may have ended meanwhile.
         match self.look_up(caller) {
             Known::Reader => return Judgement::Allowed,
-            Known::Nobody => return Judgement::Nobody,
+            Known::Unauthenticated => return Judgement::Unauthenticated,
             Known::Forbidden(user) => return Judgement::Forbidden(user),
-            Known::FormerReader | Known::Stranger => {}
+            Known::FormerReader | Known::NotCached => {}
         }
         let (sender, receiver) = oneshot::channel();
         let gate = self.clone();
@@ -167,7 +167,7 @@ impl IntoResponse for Refusal {
                 let text = format!("the request has no bearer token: {how}\n");
                 (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
             }
-            Self::Nobody => {
+            Self::Unauthenticated => {
                 let text = format!("the token is invalid or has expired: {how}\n");
                 (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
             }
@@ -216,7 +216,7 @@ mod tests {
                 _ if gone.load(Ordering::Relaxed) => Judgement::Undecided,
                 token if token.starts_with("good") => Judgement::Allowed,
                 token if token.starts_with("poor") => Judgement::Forbidden("poor".into()),
-                _ => Judgement::Nobody,
+                _ => Judgement::Unauthenticated,
             };
             std::future::ready(judgement).boxed()
         };
@@ -236,7 +236,10 @@ mod tests {
         let (gate, reviews, _) = gate();
         for _ in 0..3 {
             assert_eq!(gate.admit(Some(&show("good")), HERE).await, Ok(()));
-            assert_eq!(gate.admit(Some(&show("bad")), HERE).await, Err(Refusal::Nobody));
+            assert_eq!(
+                gate.admit(Some(&show("bad")), HERE).await,
+                Err(Refusal::Unauthenticated)
+            );
             let refused = gate.admit(Some(&show("poor")), HERE).await;
             assert_eq!(refused, Err(Refusal::Forbidden("poor".into())));
         }
@@ -301,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_of_one_address_leave_room_for_a_new_reader_of_another() {
+    async fn invalid_tokens_from_one_address_leave_room_for_another_reader() {
         let (gate, _, _) = gate();
         let tokens: Vec<_> = (0..1000).map(|number| show(&format!("bad-{number}"))).collect();
         let mut flood = Box::pin(join_all(tokens.iter().map(|token| gate.admit(Some(token), HERE))));

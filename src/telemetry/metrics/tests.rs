@@ -78,7 +78,7 @@ fn every_metric_has_a_help_text() {
 }
 
 #[test]
-fn a_deleted_registry_is_not_shown_and_one_of_the_same_name_starts_at_zero() {
+fn deleted_registry_is_hidden_and_a_recreated_one_starts_at_zero() {
     let (metrics, exposition) = Metrics::new();
     let first = metrics.registry("default");
     metrics.registry("other").set_leader(true);

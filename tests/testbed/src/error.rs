@@ -1,4 +1,4 @@
-//! What can go wrong while a bed is built or used, told so that the reader knows what to do next.
+//! Errors of building and using a bed, in words that say what to do next.
 
 use std::{fmt, io, path::PathBuf, process::ExitStatus, time::Duration};
 

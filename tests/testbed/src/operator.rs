@@ -142,7 +142,7 @@ impl Operator {
         }
     }
 
-    /// Status code and body of `/metrics` for somebody who shows this token.
+    /// Status code and body of `/metrics` for a client with this token.
     pub async fn metrics_for(&self, token: &str) -> Result<(u16, String)> {
         let answer = http::get_with_token(self.port.address(), "/metrics", token).await;
         answer.doing(|| format!("ask {} for its metrics with a token", self.name()))

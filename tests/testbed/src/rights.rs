@@ -40,7 +40,7 @@ pub(crate) struct Identity(OnceCell<(Account, PathBuf)>);
 
 impl Identity {
     /// Gives the operator its account and the rights that the chart of this tree or of another release gives it, also
-    /// those that somebody has taken away since, and no others.
+    /// those that a test has taken away since, and no others.
     pub async fn establish(&self, bed: &Bed, tree: &Path) -> Result<()> {
         let objects = Objects::new(bed.client(), NAME);
         let mut rights = Vec::new();

@@ -12,7 +12,7 @@ pub async fn shared() -> Result<&'static Bed> {
     SHARED.get_or_try_init(start).await
 }
 
-/// Every test has a runtime of its own that ends with it, so the bed's client lives on one that nobody ends.
+/// Every test has a runtime of its own that ends with it, so the bed's client runs on one that never ends.
 async fn start() -> Result<Bed> {
     let (done, started) = oneshot::channel();
     let run = move || {
@@ -22,7 +22,7 @@ async fn start() -> Result<Bed> {
             .build();
         let runtime = runtime.expect("a runtime starts");
         runtime.block_on(async {
-            // When nobody waits any more the bed is dropped, and ends.
+            // When no test waits any more, the bed is dropped and ends.
             let _ = done.send(Bed::start(BedConfig::default()).await);
             std::future::pending::<()>().await;
         });

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 /// Between two looks. Tests measure in tens of milliseconds.
 const LOOK: Duration = Duration::from_millis(15);
 
-/// Looks again and again until `look` returns `Ok`, and returns what it found. Its errors say what is still wrong; the
-/// last of them is told when the deadline has passed. `what` completes "waited in vain for ...".
+/// Looks again and again until `look` returns `Ok`, and returns what it found. Its errors say what is still wrong.
+/// When the deadline has passed, the error contains the last of them. `what` completes "waited in vain for ...".
 pub async fn until<T, E, F>(what: &str, deadline: Duration, mut look: impl FnMut() -> F) -> Result<T>
 where
     E: Display,

@@ -18,7 +18,7 @@ async fn put(client: &mut Client, key: &str, value: &str) {
 }
 
 #[tokio::test]
-async fn every_release_serves_and_tells_its_history() {
+async fn every_etcd_release_serves_and_reports_its_history() {
     for version in EtcdVersion::ALL {
         let (cluster, mut client) = cluster(version, 1).await;
         put(&mut client, "/a/before", "x").await;

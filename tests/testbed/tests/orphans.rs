@@ -65,7 +65,7 @@ fn signal(name: &str, pid: u32) {
     assert!(done.success(), "cannot send {name} to {pid}");
 }
 
-/// A dead process that nobody has reaped, as in a container without an init, counts as dead.
+/// A dead process that is not reaped, as in a container without an init, counts as dead.
 fn is_alive(pid: &str) -> bool {
     let probe = Command::new("kill")
         .args(["-0", pid])

@@ -37,8 +37,8 @@ impl Report {
     /// Adds how long the keys of a tenant take beside a load, where that time passes, and the ratios to `alone`.
     pub fn beside(&mut self, what: &str, times: &Followed, alone: &Followed) {
         self.slowest(what, &times.key, &alone.key);
-        let heard = "the same, until a client hears of it that only watches the pod";
-        self.slowest(heard, &times.heard, &alone.heard);
+        let observed = "the same, until a client that only watches the pod has the change";
+        self.slowest(observed, &times.observed, &alone.observed);
         self.slowest("the same, from then to the key", &times.after, &alone.after);
     }
 

@@ -27,28 +27,28 @@ pub struct Options {
     /// Which table to print
     #[arg(value_enum, default_value_t = Table::Cost)]
     table: Table,
-    /// Only these parts of the table `scale`, separated by commas
+    /// Measure only these parts of the table `scale`, separated by commas
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PARTS")]
     only: Vec<scale::Part>,
-    /// Pods that one registration registers
+    /// Number of pods that one registration registers
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=50_000))]
     pods: u32,
-    /// Services that no registration names
+    /// Number of Services that no registration names
     #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(10..=50_000))]
     services: u32,
-    /// EndpointSlices and nodes that nothing refers to, of each
+    /// Number of EndpointSlices, and of nodes, that no registration uses
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     others: u32,
-    /// Changes of readiness for each latency
+    /// Number of readiness changes for each latency
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     tries: u32,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy)]
 enum Table {
-    /// Memory of each kind of object, latencies, and registering many pods at once
+    /// Memory of each kind of object, latencies, and the registration of many pods at once
     Cost,
-    /// What large and busy tenants cost the others; takes about 20 minutes on two cores
+    /// Cost of large and busy tenants for the others; takes about 20 minutes on two cores
     Scale,
 }
 

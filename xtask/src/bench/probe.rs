@@ -22,8 +22,8 @@ use crate::error::{Error, Result};
 pub struct Followed {
     /// From the request to the key.
     pub key: Times,
-    /// From the request until a client that watches the pod hears of the change.
-    pub heard: Times,
+    /// From the request until a client that watches the pod receives the change.
+    pub observed: Times,
     /// From then to the key: the time of the operator and etcd.
     pub after: Times,
 }
@@ -33,8 +33,8 @@ impl Followed {
         let times = |time: fn(&Change) -> Duration| Times::of(changes.iter().map(time).collect());
         Self {
             key: times(|change| change.key),
-            heard: times(|change| change.heard),
-            after: times(|change| change.key.saturating_sub(change.heard)),
+            observed: times(|change| change.observed),
+            after: times(|change| change.key.saturating_sub(change.observed)),
         }
     }
 }
@@ -42,7 +42,7 @@ impl Followed {
 /// The times of one change, from the request on.
 pub struct Change {
     pub key: Duration,
-    heard: Duration,
+    observed: Duration,
 }
 
 pub struct Probe {
@@ -52,8 +52,8 @@ pub struct Probe {
     is_ready: bool,
     /// Events of the key so far.
     events: usize,
-    /// The readiness of the pod as a client hears of it that only watches the pod, and when.
-    heard: mpsc::UnboundedReceiver<(bool, Instant)>,
+    /// The readiness of the pod, and when a client that only watches the pod received it.
+    observed: mpsc::UnboundedReceiver<(bool, Instant)>,
     _watch: JoinSet<()>,
 }
 
@@ -65,13 +65,13 @@ impl Probe {
         wait_registered(&namespace, pod, 1).await?;
         let history = History::watch(bed.registry(), &key(&namespace, pod), 0).await?;
         let pod = pod.to_owned();
-        let (heard_sender, heard) = mpsc::unbounded_channel();
+        let (observed_sender, observed) = mpsc::unbounded_channel();
         let config = watcher::Config::default().fields(&format!("metadata.name={pod}"));
         let mut seen = watcher(load::pods(&namespace), config).applied_objects().boxed();
         let mut watch = JoinSet::new();
         watch.spawn(async move {
             while let Ok(Some(pod)) = seen.try_next().await {
-                let _ = heard_sender.send((is_ready(&pod), Instant::now()));
+                let _ = observed_sender.send((is_ready(&pod), Instant::now()));
             }
         });
         Ok(Self {
@@ -80,7 +80,7 @@ impl Probe {
             history,
             is_ready: true,
             events: 0,
-            heard,
+            observed,
             _watch: watch,
         })
     }
@@ -91,19 +91,19 @@ impl Probe {
         self.is_ready = !self.is_ready;
         self.namespace.set_ready(&self.pod, self.is_ready).await?;
         let key = self.next_event(sent).await?;
-        let heard = timeout(PATIENCE, async {
-            while let Some((is_ready, at)) = self.heard.recv().await {
+        let observed = timeout(PATIENCE, async {
+            while let Some((is_ready, at)) = self.observed.recv().await {
                 if is_ready == self.is_ready && at >= sent {
                     return Some(at.duration_since(sent));
                 }
             }
             None
         });
-        let heard = heard.await.ok().flatten();
-        let broken = || Error::Broken("a client that watches the pod has not heard of its change".to_owned());
+        let observed = observed.await.ok().flatten();
+        let broken = || Error::Broken("a client that watches the pod receives its change".to_owned());
         Ok(Change {
             key,
-            heard: heard.ok_or_else(broken)?,
+            observed: observed.ok_or_else(broken)?,
         })
     }
 

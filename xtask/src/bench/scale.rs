@@ -40,15 +40,15 @@ const LOAD: Duration = Duration::from_secs(30);
 pub enum Part {
     /// Pod events that change nothing, with one Registry and with many
     Events,
-    /// Requests of an operator that has nothing to do
+    /// Requests of an idle operator
     Idle,
-    /// A tenant with many registrations whose pods change all the time
+    /// A tenant with many registrations whose pods change constantly
     Flood,
     /// Many pods that are deleted at once
     Removal,
     /// Keys of other programs below the prefix of a registration
     Foreign,
-    /// Many registrations that are applied in a row
+    /// Many registrations that are applied one after the other
     Bulk,
     /// A registration with many pods
     Large,
@@ -67,8 +67,8 @@ pub async fn run(scene: &Scene, options: &Options, report: &mut Report) -> Resul
         None,
     );
     report.time(
-        "the same, until a client hears of it that only watches the pod",
-        &alone.heard,
+        "the same, until a client that only watches the pod has the change",
+        &alone.observed,
         None,
     );
     report.time("the same, from then to the key", &alone.after, None);
@@ -306,18 +306,18 @@ async fn broken_watch(
     load::create_registrations(large, ("again", MULTIPLE - 1), MANY, &["Plain"]).await?;
     let keys = i64::from(pods) * i64::from(MULTIPLE) + 1;
     load::wait_keys(scene.bed.registry(), large, keys).await?;
-    let what = format!("memory with {keys} keys, and what earlier parts left behind");
+    let what = format!("memory with {keys} keys, including the rest of earlier parts");
     report.memory(&what, scene.memory_at_rest().await?, None);
     let alone = quiet.measure(50).await?;
     report.time("key of the quiet tenant beside them", &alone.key, None);
     let writes = scene.calls("patch_status").await?;
     scene.bed.registry().restart(0).await?;
     let times = quiet.measure(50).await?;
-    report.beside("the same after etcd was restarted, with what it missed", &times, &alone);
+    report.beside("the same after a restart of etcd, the outage included", &times, &alone);
     scene.memory_at_rest().await?;
     // The status of the quiet tenant's registration follows its pod at least once a second.
     report.figure(
-        "statuses written because of the restart, and by the quiet tenant's changes",
+        "status writes of the restart and of the quiet tenant's changes",
         format!("{}", scene.calls("patch_status").await? - writes),
         None,
     );

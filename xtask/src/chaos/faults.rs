@@ -1,4 +1,4 @@
-//! Breaks things as planned and makes them whole again.
+//! Injects the planned faults and repairs them.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::error::Result;
 
-/// How long an operator that was told to end may take.
+/// How long an operator may take to end after SIGTERM.
 const END: Duration = Duration::from_secs(15);
 /// How many pods change at the moment at which an operator is paused, and how long that may take.
 const VICTIMS: usize = 5;
@@ -40,7 +40,7 @@ pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
     };
     let span = Span { from, to: scene.now() };
     eprintln!(
-        "{:8.3} s  {}: {target}, whole again after {:.1} s",
+        "{:8.3} s  {}: {target}, repaired after {:.1} s",
         from.as_secs_f64(),
         planned.kind,
         span.length().as_secs_f64()
@@ -90,7 +90,7 @@ async fn one_operator(scene: &Scene, planned: &PlannedFault) -> Result<(String, 
         FaultKind::OperatorRestart => {
             operator.terminate()?;
             if let Err(error) = operator.wait_exit(END).await {
-                died(scene, operator, &format!("it did not end when told to: {error}"));
+                died(scene, operator, &format!("it did not end on SIGTERM: {error}"));
             }
             sleep(planned.lasts).await;
             start(scene, operator).await?;
@@ -111,7 +111,7 @@ async fn one_operator(scene: &Scene, planned: &PlannedFault) -> Result<(String, 
 }
 
 fn role(leader: Option<usize>, chosen: usize) -> &'static str {
-    if leader == Some(chosen) { ", which led" } else { "" }
+    if leader == Some(chosen) { ", the leader" } else { "" }
 }
 
 /// Cuts one operator off from kube-apiserver: half of the time what it sends is lost, otherwise its connections are reset.
@@ -182,7 +182,11 @@ async fn all_operators(scene: &Scene, lasts: Duration) -> Result<(String, Effect
 async fn start(scene: &Scene, operator: &Operator) -> Result<()> {
     operator.restart().await?;
     if let Err(error) = operator.wait_ready(READY).await {
-        died(scene, operator, &format!("it does not come up again: {error}"));
+        died(
+            scene,
+            operator,
+            &format!("it did not become ready after its start: {error}"),
+        );
     }
     Ok(())
 }
@@ -210,7 +214,7 @@ async fn replacement(scene: &Scene, planned: &PlannedFault) -> Result<(String, E
     let etcd = scene.bed.registry();
     let members = etcd.pids().len();
     if members < 3 {
-        return Ok((format!("not done, {members} of 3 members"), Effect::on_all(false)));
+        return Ok((format!("skipped, {members} of 3 members"), Effect::on_all(false)));
     }
     let leader = etcd.leader().await.ok();
     let chosen = victim(leader, planned.pick, members);
@@ -245,13 +249,13 @@ async fn quorum(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect
 /// Forgets all revisions but the last, once the recorder has seen them.
 async fn compact(scene: &Scene) -> Result<(String, Effect)> {
     let Ok(events) = scene.history.settled().await else {
-        return Ok(("not done, the recorder is behind".to_owned(), Effect::on_all(false)));
+        return Ok(("skipped, the recorder is behind".to_owned(), Effect::on_all(false)));
     };
     let revision = events.last().map_or(0, |event| event.revision);
     let mut client = scene.bed.registry().client().await?;
     let done = match client.compact(revision, None).await {
         Ok(_) => format!("up to revision {revision}"),
-        Err(error) => format!("not done: {error}"),
+        Err(error) => format!("failed: {error}"),
     };
     Ok((done, Effect::on_all(false)))
 }
@@ -280,7 +284,7 @@ async fn pause(process: &Process, lasts: Duration) -> Result<()> {
     Ok(())
 }
 
-/// Looks for operators that ended although nobody told them to.
+/// Records operators that ended although the run did not stop them.
 pub fn look_for_the_dead(scene: &Scene) {
     for operator in &scene.operators {
         if let Err(error) = operator.process().alive() {

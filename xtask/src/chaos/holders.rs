@@ -16,7 +16,7 @@ const META: &str = "/leasehold/";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
     /// It is not there.
-    Nobody,
+    Absent,
     /// An operator wrote it.
     Ours {
         /// Its value, as [`canonical`] has it.
@@ -25,7 +25,7 @@ pub enum Holder {
         lease: i64,
     },
     /// The stranger wrote it.
-    Stranger,
+    Foreign,
 }
 
 /// A key changed hands, or was written again.
@@ -41,7 +41,7 @@ pub struct Touch {
     pub after: Holder,
     /// It went with its lease.
     pub lapse: bool,
-    /// Whether somebody led when it was written.
+    /// Whether an operator was the leader when it was written.
     pub led: bool,
     /// Whether the lease that it was put on was recorded as an operator's.
     pub recorded: bool,
@@ -81,20 +81,20 @@ pub fn touches(events: &[(Moment, Event)]) -> BTreeMap<String, Vec<Touch>> {
             continue;
         }
         let of_key = touches.entry(event.key.clone()).or_default();
-        let before = of_key.last().map_or(Holder::Nobody, |last| last.after.clone());
+        let before = of_key.last().map_or(Holder::Absent, |last| last.after.clone());
         let after = match &event.kind {
-            Kind::Delete => Holder::Nobody,
-            Kind::Put { value, .. } if is_stranger(value) => Holder::Stranger,
+            Kind::Delete => Holder::Absent,
+            Kind::Put { value, .. } if is_stranger(value) => Holder::Foreign,
             Kind::Put { value, lease } => Holder::Ours {
                 value: canonical(value),
                 lease: *lease,
             },
         };
-        let lapse = matches!((&before, &after), (Holder::Ours { lease, .. }, Holder::Nobody)
+        let lapse = matches!((&before, &after), (Holder::Ours { lease, .. }, Holder::Absent)
             if lapses.contains(&(event.revision, *lease)));
         let recorded = match &after {
             Holder::Ours { lease, .. } => records.contains_key(lease),
-            Holder::Nobody | Holder::Stranger => true,
+            Holder::Absent | Holder::Foreign => true,
         };
         of_key.push(Touch {
             at: *at,

@@ -1,11 +1,11 @@
-//! `cargo xtask chaos`: random work under random faults, and a checker that decides by what consumers could see.
+//! `cargo xtask chaos`: a random workload under random faults, and a checker of what consumers could observe.
 //!
 //! - [`plan`]: what a seed stands for. [`manifests`]: what it is made of.
 //! - [`scene`]: the bed and what is known of it; [`workload`], [`nodes`], [`stranger`] and [`faults`] carry the plan out on
 //!   it.
 //! - [`recorder`] and the test bed's history of etcd see what happens; [`record`] is what they saw.
 //! - [`wanted`], [`cluster`], [`wishes`], [`orders`]: what keys should hold by it. [`holders`]: what they held. [`weather`]: when the servers were well.
-//! - [`checker`]: whether that is right. [`report`]: how it is told.
+//! - [`checker`]: whether that is correct. [`report`]: what the command prints.
 //!
 //! Nothing here may use the crate `leasehold`: what decides about the operator shares no code with it.
 
@@ -55,22 +55,22 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a quiet time is.
 const QUIET: Duration = Duration::from_secs(4);
 
-/// What to inflict.
+/// What to run.
 #[derive(clap::Args)]
 pub struct Options {
-    /// How long things are broken, not counting the start and the end; may be a fraction
+    /// Minutes of faults, without the start and the end; may be a fraction
     #[arg(long, value_name = "MINUTES", default_value_t = 3.0, value_parser = minutes)]
     minutes: f64,
-    /// What decides which faults and actions come; one that is not given is made up and told
+    /// Seed that determines faults and actions; a random one is chosen and printed by default
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
-    /// The release of the etcd to register in: 3.5, 3.6 or 3.7
+    /// Release of the etcd to register in: 3.5, 3.6 or 3.7
     #[arg(long, value_name = "X.Y", default_value_t)]
     etcd_version: EtcdVersion,
-    /// Members of that etcd
+    /// Number of members of that etcd
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
     etcd_members: u8,
-    /// Operators to run, named operator-0, operator-1, ...
+    /// Number of operators, named operator-0, operator-1, ...
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     operators: u8,
 }
@@ -82,7 +82,7 @@ fn minutes(text: &str) -> Result<f64, String> {
     }
 }
 
-/// Breaks things for a while and decides whether anybody could notice. Fails when somebody could.
+/// Injects faults for a while and checks the record. Fails if a consumer could have noticed a fault.
 pub async fn run(options: &Options) -> Result<()> {
     let mut signals = Signals::listen()?;
     let seed = options.seed.unwrap_or_else(rng::any_seed);
@@ -97,14 +97,14 @@ pub async fn run(options: &Options) -> Result<()> {
         operators: options.operators.into(),
         terms: terms(),
     };
-    let scene = signals.unless_heard(Box::pin(Scene::set(config))).await?;
+    let scene = signals.unless_signalled(Box::pin(Scene::set(config))).await?;
     let lasting = Duration::from_secs_f64(options.minutes * 60.0);
-    let played = signals.unless_heard(Box::pin(play(&scene, seed, lasting))).await;
+    let played = signals.unless_signalled(Box::pin(play(&scene, seed, lasting))).await;
     if let Err(error @ (Error::Bed(_) | Error::Kube(_) | Error::Io { .. })) = &played {
-        // Not the operator's fault maybe, but somebody will want to know.
+        // The operator may not be the cause, but the logs are needed to find it.
         report::keep(&scene.record(), &scene.logs(), &kept(seed))?;
         println!(
-            "{error}\nagain: {command}\nlogs and the whole history: {}",
+            "{error}\nto repeat: {command}\nlogs and history: {}",
             kept(seed).display()
         );
     }
@@ -200,7 +200,11 @@ async fn rest_and_be_quiet(scene: &Scene) -> Result<()> {
                 kind: Kind::Unconverged,
                 key: None,
                 at: scene.now(),
-                why: format!("not after {} s: {}", PATIENCE.as_secs(), differences.join("; ")),
+                why: format!(
+                    "not converged after {} s: {}",
+                    PATIENCE.as_secs(),
+                    differences.join("; ")
+                ),
             });
             Ok(())
         }
@@ -216,13 +220,13 @@ fn verdict(scene: &Scene, seed: u64, command: &str) -> Result<()> {
     let folder = kept(seed);
     report::keep(&record, &scene.logs(), &folder)?;
     if verdict.violations.is_empty() {
-        println!("nobody could notice; logs and the whole history: {}", folder.display());
+        println!("no violations; logs and history: {}", folder.display());
         return Ok(());
     }
     println!("{}", report::stories(&record, &verdict.violations));
-    println!("again: {command}\nlogs and the whole history: {}", folder.display());
+    println!("to repeat: {command}\nlogs and history: {}", folder.display());
     Err(Error::Broken(format!(
-        "{} violations, told above",
+        "no violations ({} are listed above)",
         verdict.violations.len()
     )))
 }

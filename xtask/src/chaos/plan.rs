@@ -47,7 +47,7 @@ pub struct PlannedFault {
     pub after: Duration,
     /// How long it lasts until the repair begins.
     pub lasts: Duration,
-    /// Chooses whom it befalls.
+    /// Chooses what it affects.
     pub pick: u64,
 }
 
@@ -150,7 +150,7 @@ pub enum Action {
     Annotate { app: usize, shape: u64 },
     /// A Service loses its annotations.
     Unannotate { app: usize },
-    /// Somebody edits or deletes the registration that is kept for an annotated Service.
+    /// Another client edits or deletes the registration that is kept for an annotated Service.
     Meddle { app: usize, pick: u64 },
     /// A node gets another zone or another label, or loses it.
     RelabelNode { node: usize, pick: u64 },
@@ -190,13 +190,13 @@ impl Action {
             Self::Meddle { .. } => "kept registration edited or deleted",
             Self::RelabelNode { .. } => "node relabelled",
             Self::ToggleNode { .. } => "node's readiness toggled",
-            Self::ReserveNode { .. } => "node excluded, marked, cordoned or back",
+            Self::ReserveNode { .. } => "node excluded, marked, cordoned or restored",
             Self::Route { .. } => "Service's traffic policy changed",
             Self::Lead { .. } => "Service's addresses changed",
-            Self::StrangerNear { .. } => "stranger wrote beside",
-            Self::StrangerTakes { .. } => "stranger took a pod's key",
-            Self::StrangerChanges { .. } => "stranger changed a key",
-            Self::StrangerLeaves { .. } => "stranger deleted a key",
+            Self::StrangerNear { .. } => "foreign client wrote a key of its own",
+            Self::StrangerTakes { .. } => "foreign client took a pod's key",
+            Self::StrangerChanges { .. } => "foreign client changed a key",
+            Self::StrangerLeaves { .. } => "foreign client deleted a key",
         }
     }
 }
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_fault_comes_before_any_comes_again_and_those_at_once_befall_different_parts() {
+    fn each_fault_kind_comes_before_repeats_and_pairs_hit_different_parts() {
         for seed in 0..50 {
             let mut seen = Vec::new();
             for round in Rounds::new(seed) {

@@ -38,13 +38,13 @@ impl Span {
 pub struct Record {
     /// When the record ends.
     pub end: Moment,
-    /// What happened in etcd, in its order, and when the news came.
+    /// The events of etcd, in their order, and when the recorder received them.
     pub etcd: Vec<(Moment, Event)>,
-    /// What was seen in Kubernetes, in the order in which the news came.
+    /// What was seen in Kubernetes, in the order in which the recorder received it.
     pub kubernetes: Vec<Sighting>,
     /// When changes in Kubernetes could be missed: from the loss of a watch to the list that took its place.
     pub gaps: Vec<Span>,
-    /// What was broken, and when it was whole again.
+    /// What was broken, and when it was repaired.
     pub faults: Vec<Fault>,
     /// What the stranger did to keys.
     pub strangers: Vec<Strange>,
@@ -55,9 +55,9 @@ pub struct Record {
 /// Something seen in Kubernetes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sighting {
-    /// When the news came.
+    /// When the recorder received it.
     pub at: Moment,
-    /// The news.
+    /// What was seen.
     pub sight: Sight,
 }
 
@@ -174,7 +174,7 @@ pub enum Gate {
 pub struct Fault {
     /// What kind of trouble.
     pub kind: FaultKind,
-    /// What it befell.
+    /// What it affected.
     pub target: String,
     /// From when until everything served again.
     pub span: Span,
@@ -189,7 +189,7 @@ pub struct Fault {
 pub enum FaultKind {
     /// An operator is killed and started again.
     OperatorKill,
-    /// An operator is told to end and started again.
+    /// An operator is ended by SIGTERM and started again.
     OperatorRestart,
     /// An operator is paused for less than its session.
     OperatorPause,
@@ -199,7 +199,7 @@ pub enum FaultKind {
     OperatorCutOff,
     /// All operators are killed, for less than a TTL.
     OperatorsKill,
-    /// All operators are away for longer than a TTL.
+    /// All operators are down for longer than a TTL.
     OperatorsGone,
     /// A member of the etcd is killed and started again.
     MemberKill,
@@ -236,7 +236,7 @@ impl FaultKind {
         Self::ApiserverPause,
     ];
 
-    /// Which part of the system it befalls: faults of one part never overlap.
+    /// Which part of the system it affects: faults of one part never overlap.
     pub fn part(self) -> Part {
         match self {
             Self::OperatorKill
@@ -263,7 +263,7 @@ impl fmt::Display for FaultKind {
             Self::OperatorStall => "operator paused, longer than its session",
             Self::OperatorCutOff => "operator cut off from kube-apiserver",
             Self::OperatorsKill => "all operators killed, shorter than a TTL",
-            Self::OperatorsGone => "all operators away, longer than a TTL",
+            Self::OperatorsGone => "all operators down, longer than a TTL",
             Self::MemberKill => "etcd member killed",
             Self::MemberPause => "etcd member paused",
             Self::MemberReplacement => "etcd member replaced",
@@ -306,6 +306,6 @@ pub enum Outcome {
     Done(i64),
     /// It did not happen.
     Refused,
-    /// Nobody answered: it may have happened, or happen yet.
+    /// etcd did not answer: it may have happened, or may happen later.
     Unknown,
 }

@@ -1,4 +1,4 @@
-//! What Kubernetes tells, by watches of our own.
+//! Records objects of Kubernetes with watches of its own.
 
 use std::{
     collections::BTreeMap,
@@ -119,7 +119,7 @@ impl Seen {
     }
 }
 
-/// Takes down everything that a watch tells, through losses of it.
+/// Records every event of a watch, and restarts the watch when it is lost.
 async fn follow<K: ResourceExt>(
     events: impl Stream<Item = Result<Event<K>, watcher::Error>>,
     seen: Arc<Mutex<Seen>>,

@@ -1,4 +1,4 @@
-//! What a run is told as: a table when all held, the shortest story when not.
+//! What a run prints: a table, and for violations the events around the first one of each kind.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +16,10 @@ use super::{
 };
 use crate::error::{Result, doing};
 
-/// How long before something went wrong the story begins, and after it ends.
+/// How long before a violation its report begins, and how long after it ends.
 const BEFORE: Duration = Duration::from_secs(20);
 const AFTER: Duration = Duration::from_secs(5);
-/// The most events of a key that a story tells.
+/// The most events of a key in a report.
 const EVENTS: usize = 16;
 
 /// What was done and seen, in columns.
@@ -32,7 +32,7 @@ pub fn table(record: &Record, verdict: &Verdict, actions: &BTreeMap<&'static str
     for (kind, count) in faults.iter().filter(|(_, count)| *count > 0) {
         row(&kind.to_string(), count);
     }
-    row("faults in all", &record.faults.len());
+    row("faults, total", &record.faults.len());
     for (name, tally) in actions {
         match tally.failed {
             0 => row(name, &tally.tried),
@@ -40,18 +40,18 @@ pub fn table(record: &Record, verdict: &Verdict, actions: &BTreeMap<&'static str
         }
     }
     row(
-        "actions in all",
+        "actions, total",
         &actions.values().map(|tally| tally.tried).sum::<usize>(),
     );
-    row("events on data keys, each judged", &verdict.events);
+    row("events on data keys, all checked", &verdict.events);
     row("data keys", &verdict.keys);
-    row("sightings in Kubernetes", &record.kubernetes.len());
-    row("quiet times, all silent", &record.quiets.len());
-    row("keys that went with their lease, as they may", &verdict.lapses);
-    row("writes that a hole in the record hides", &verdict.unjudged);
+    row("changes observed in Kubernetes", &record.kubernetes.len());
+    row("quiet periods", &record.quiets.len());
+    row("keys that expired with their lease, as allowed", &verdict.lapses);
+    row("writes hidden by a gap in the record", &verdict.unjudged);
     let Latencies { to_key, to_gone } = &verdict.latencies;
-    row("ready to key, ms: p50 p99 max (of)", &quantiles(to_key));
-    row("unready to gone, ms: p50 p99 max (of)", &quantiles(to_gone));
+    row("ready to key, ms: p50 p99 max (count)", &quantiles(to_key));
+    row("unready to removal, ms: p50 p99 max (count)", &quantiles(to_gone));
     let opened = |gate| {
         let sights = record.kubernetes.iter().filter_map(|sighting| match &sighting.sight {
             Sight::Pod(name, Some(pod)) if pod.gate == Some(gate) => Some(name),
@@ -96,8 +96,8 @@ pub fn stories(record: &Record, violations: &[Violation]) -> String {
     let counts: Vec<_> = by_kind.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
     let _ = writeln!(text, "{} violations: {}", violations.len(), counts.join(", "));
     // The first of each kind: one cause often has many effects.
-    let mut told = BTreeSet::new();
-    for violation in violations.iter().filter(|violation| told.insert(violation.kind)) {
+    let mut reported = BTreeSet::new();
+    for violation in violations.iter().filter(|violation| reported.insert(violation.kind)) {
         let _ = write!(text, "\n{}", story(record, &wishes, violation));
     }
     text
@@ -114,7 +114,7 @@ fn story(record: &Record, wishes: &Wishes, violation: &Violation) -> String {
         lines.extend(events.map(|(at, event)| (*at, format!("etcd        {event} (revision {})", event.revision))));
         let wanted = wishes.of_key(key).iter().skip(1);
         lines.extend(wanted.map(|wish| {
-            let value = wish.value.as_deref().unwrap_or("not there");
+            let value = wish.value.as_deref().unwrap_or("absent");
             (wish.from, format!("Kubernetes  should be {value}"))
         }));
     }
@@ -139,7 +139,7 @@ fn story(record: &Record, wishes: &Wishes, violation: &Violation) -> String {
 
     let mut text = format!("{} at {:.3} s\n", violation.kind, violation.at.as_secs_f64());
     if let Some(key) = &violation.key {
-        let subject = wishes.subject_of(key).unwrap_or("nothing that was seen");
+        let subject = wishes.subject_of(key).unwrap_or("no observed object");
         let _ = writeln!(text, "  key {key}\n  of {subject}");
     }
     for (at, line) in lines {
@@ -203,7 +203,7 @@ mod tests {
     };
 
     #[test]
-    fn a_story_tells_of_the_key_and_of_what_was_broken_around_it_and_of_nothing_else() {
+    fn violation_report_shows_only_its_key_and_nearby_faults() {
         let at = Duration::from_secs;
         let key = "/services/shop/orders/a";
         let event = |key: &str| Event {

@@ -46,7 +46,7 @@ pub fn index(raw: u64, n: usize) -> usize {
     usize::try_from(raw % n).expect("below a usize")
 }
 
-/// A seed that nobody chose.
+/// A random seed.
 pub fn any_seed() -> u64 {
     // Short enough to be typed.
     fastrand::u64(..1_000_000)

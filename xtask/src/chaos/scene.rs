@@ -33,7 +33,7 @@ const REST: Duration = Duration::from_secs(3);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What the chaos befalls.
+/// What the chaos runs on.
 pub struct SceneConfig {
     pub etcd_version: EtcdVersion,
     pub etcd_members: usize,
@@ -77,7 +77,7 @@ pub struct Tally {
 pub enum Rest {
     /// It does; etcd holds what it should.
     Reached,
-    /// It does not, as these lines tell.
+    /// It does not, because of these differences.
     Never(Vec<String>),
 }
 
@@ -86,7 +86,7 @@ impl Scene {
     pub async fn set(config: SceneConfig) -> Result<Self> {
         let binary = stage::build(config.etcd_version).await?;
         let bed = stage::start_bed(config.etcd_version, config.etcd_members, NODES).await?;
-        // Operators are restarted all the time; whoever builds another one meanwhile must not have it judged.
+        // Operators are restarted all the time, and a build meanwhile must not replace the tested one.
         let own = bed.folder().path().join("leasehold");
         std::fs::copy(&binary, &own).map_err(doing(format!("copy {}", binary.display())))?;
         bed.apply_crds().await?;
@@ -156,7 +156,7 @@ impl Scene {
         tally.failed += usize::from(failed);
     }
 
-    /// Writes down what no history tells.
+    /// Records a violation that is in no history.
     pub fn found(&self, violation: Violation) {
         self.log().violations.push(violation);
     }
@@ -166,7 +166,7 @@ impl Scene {
         self.log().actions.clone()
     }
 
-    /// What was found beside what histories tell.
+    /// The violations that are in no history.
     pub fn violations(&self) -> Vec<Violation> {
         self.log().violations.clone()
     }
@@ -236,7 +236,7 @@ impl Scene {
             let waited = self.now().saturating_sub(begin);
             let Some(first) = differences.first() else {
                 let (at, took) = (self.now().as_secs_f64(), waited.as_secs_f64());
-                eprintln!("{at:8.3} s  at rest after {took:.1} s, last waited for: {last}");
+                eprintln!("{at:8.3} s  converged after {took:.1} s, last difference: {last}");
                 return Rest::Reached;
             };
             last.clone_from(first);

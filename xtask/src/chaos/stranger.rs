@@ -1,5 +1,5 @@
-//! Somebody else who writes to the same etcd: beside our keys, and where ours would go. It takes only what is free and touches only
-//! what is its own, so that whatever else befalls its keys is an operator's doing.
+//! A foreign client that writes to the same etcd: beside the operator's keys, and where they would go. It takes only
+//! free keys and changes only its own, so any other change of its keys is the operator's.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -49,7 +49,7 @@ impl Stranger {
         let outcome = attempt(scene, &key, false, own, put).await;
         match outcome {
             Outcome::Done(_) => drop(self.keys.insert(key, value)),
-            // It never came to be, or nobody knows which value it has: let it lie.
+            // The key does not exist, or its value is unknown: the foreign client leaves it alone.
             Outcome::Refused | Outcome::Unknown => drop(self.keys.remove(&key)),
         }
         outcome != Outcome::Unknown

@@ -9,9 +9,9 @@ use super::record::Pod;
 
 mod endpoints;
 
-/// The label that tells the zone of a node or a pod.
+/// The label with the zone of a node or a pod.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
-/// The label that tells the region of a node.
+/// The label with the region of a node.
 pub const REGION: &str = "topology.kubernetes.io/region";
 
 /// What the name of a pod's endpoint of the second family ends in.
@@ -277,7 +277,7 @@ pub mod tests {
     }
 
     #[test]
-    fn json_tells_what_the_definition_says() {
+    fn wanted_json_matches_the_registration_spec() {
         let spec = json!({
             "formats": [{"type": "Plain", "plain": {"value": "JSON", "prefix": "/x"}}],
             "ports": [{"name": "grpc"}, {"name": "web", "port": 80}],
@@ -291,7 +291,7 @@ pub mod tests {
     }
 
     #[test]
-    fn who_is_not_ready_or_not_selected_has_none() {
+    fn unready_or_unselected_pod_has_no_keys() {
         let registration = registration(&json!({}));
         assert_eq!(registration.keys("a", &pod(false), None).len(), 0);
         let stranger = Pod {

@@ -73,8 +73,8 @@ impl Weather {
         !self.troubles.iter().any(recovering)
     }
 
-    /// The time whose state of Kubernetes may explain a write that was seen at `at`: from the last moment before it that nobody
-    /// can have failed to notice since, to a moment after it, because our own watch may be the slower one.
+    /// The time whose state of Kubernetes may explain a write that was seen at `at`. It begins with the last state that
+    /// every operator must have received by then. It ends after `at`, because the recorder's watch may be slower.
     pub fn explaining(&self, at: Moment) -> Span {
         let reach = self.terms.reach;
         let mut from = at.saturating_sub(reach);
@@ -106,7 +106,8 @@ impl Weather {
         self.troubles.iter().any(returns)
     }
 
-    /// Whether a lease may lapse at `at`: nobody could renew it for as long as it takes one that is renewed three times a TTL.
+    /// Whether a lease may expire at `at`: no operator could renew it for two thirds of a TTL, for it is renewed three
+    /// times per TTL.
     pub fn explains_lapse(&self, at: Moment) -> bool {
         let mut halts: Vec<Span> = self.troubles.iter().filter_map(|trouble| trouble.halts).collect();
         halts.sort_by_key(|halt| halt.from);

@@ -88,7 +88,7 @@ impl Derivation {
         let min_ready = self.cluster.min_ready(&pair.0);
         let is_same = !before.is_empty() && since == ready;
         if !now.is_empty() && !is_same && !min_ready.is_zero() {
-            // The pod was not ready in between, even if nobody has seen that.
+            // The pod was not ready in between, even if the recorder has not seen that.
             self.wishes.change(at, &before, &BTreeMap::new());
             let available = ready.unwrap_or_default() + min_ready;
             if available > at {

@@ -32,7 +32,7 @@ use crate::error::Result;
 /// How long one action may take. One that takes longer, since something is down, may still have an effect.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Goes on with the actions of a seed for ever; whoever holds `turn` stops it between two of them.
+/// Runs the actions of a seed for ever. A holder of `turn` stops it between two of them.
 pub async fn run(scene: &Scene, seed: u64, turn: &Mutex<()>) {
     let mut workload = Workload {
         scene,

@@ -35,7 +35,7 @@ pub(super) fn check(step: &Step) -> Result<()> {
     Ok(())
 }
 
-/// Writes what is repeated anew.
+/// Updates the generated files of the chart.
 pub fn write() -> Result<()> {
     let to = folder().join("crds");
     for name in crds::read(&to)?.keys() {
@@ -92,27 +92,27 @@ fn with_table() -> Result<String> {
 fn table(values: &str) -> String {
     let mut rows = String::from("| value | default | what it is |\n|---|---|---|\n");
     let mut path: BTreeMap<usize, &str> = BTreeMap::new();
-    let mut told: Option<String> = None;
+    let mut reported: Option<String> = None;
     for line in values.lines() {
         let text = line.trim_start();
         let depth = line.len() - text.len();
         if let Some(begin) = text.strip_prefix("# -- ") {
-            told = Some(begin.to_owned());
-        } else if let (Some(comment), Some(told)) = (text.strip_prefix("# "), told.as_mut()) {
-            told.push(' ');
-            told.push_str(comment);
+            reported = Some(begin.to_owned());
+        } else if let (Some(comment), Some(reported)) = (text.strip_prefix("# "), reported.as_mut()) {
+            reported.push(' ');
+            reported.push_str(comment);
         } else if let Some((key, default)) = text.split_once(':')
             && !text.starts_with(['#', '-'])
         {
             path.retain(|&at, _| at < depth);
             path.insert(depth, key);
-            if let Some(told) = told.take() {
+            if let Some(reported) = reported.take() {
                 let name = path.values().copied().collect::<Vec<_>>().join(".");
                 let default = match default.trim() {
                     "" => "see values.yaml",
                     default => &format!("`{default}`"),
                 };
-                rows.extend(["| `", &name, "` | ", default, " | ", &told, " |\n"]);
+                rows.extend(["| `", &name, "` | ", default, " | ", &reported, " |\n"]);
             }
         }
     }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_told_by_its_path_its_default_and_its_comment() {
+    fn chart_value_row_has_path_default_and_comment() {
         let values = "# Not a value.\n\n# -- First,\n# and more.\na: 1\nb:\n  # -- Second.\n  c: {}\n  d: 2\n# -- Third.\ne:\n  f: 3\n";
         let rows: Vec<_> = table(values).lines().skip(2).map(str::to_owned).collect();
         assert_eq!(

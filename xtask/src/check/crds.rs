@@ -75,14 +75,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_difference_is_told() {
+    fn first_difference_is_reported() {
         let new = files(&[("a.yaml", "1\n2\n"), ("b.yaml", "3\n")]);
         assert_eq!(difference("crds", &new, &new), None);
-        let told = |kept: &[(&str, &str)]| difference("crds", &files(kept), &new).expect("a difference");
-        assert!(told(&[("a.yaml", "1\n2\n")]).contains("crds/b.yaml is missing"));
-        assert!(told(&[("a.yaml", "1\n0\n"), ("b.yaml", "3\n")]).contains("line 2 is\n  0\nand should be\n  2"));
-        assert!(told(&[("a.yaml", "1\n2\n"), ("b.yaml", "3\r\n")]).contains("line ends"));
-        assert!(told(&[("a.yaml", "1\n2\n"), ("b.yaml", "3\n"), ("c.yaml", "")]).contains("delete it"));
+        let reported = |kept: &[(&str, &str)]| difference("crds", &files(kept), &new).expect("a difference");
+        assert!(reported(&[("a.yaml", "1\n2\n")]).contains("crds/b.yaml is missing"));
+        assert!(reported(&[("a.yaml", "1\n0\n"), ("b.yaml", "3\n")]).contains("line 2 is\n  0\nand should be\n  2"));
+        assert!(reported(&[("a.yaml", "1\n2\n"), ("b.yaml", "3\r\n")]).contains("line ends"));
+        assert!(reported(&[("a.yaml", "1\n2\n"), ("b.yaml", "3\n"), ("c.yaml", "")]).contains("delete it"));
         assert!(difference("crds", &new, &files(&[])).is_some());
     }
 }

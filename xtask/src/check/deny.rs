@@ -29,9 +29,9 @@ fn binary(step: &Step) -> Result<PathBuf> {
         let got = fetch(folder.path()).map_or_else(|| install(step, folder.path()), Ok);
         let placed = got.and_then(|from| fs::copy(from, to).map_err(doing("copy cargo-deny into the cache")));
         placed.map(drop).map_err(|error| {
-            let told = testbed::Error::Invalid(error.to_string());
+            let reported = testbed::Error::Invalid(error.to_string());
             failed = Some(error);
-            told
+            reported
         })
     });
     found.map_err(|error| failed.unwrap_or(error.into()))

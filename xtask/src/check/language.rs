@@ -1,4 +1,4 @@
-//! Words that this project's comments and documentation avoid: no search finds them, and they hide the subject.
+//! Words that this project's names, comments and documentation avoid: no search finds them, and they hide the subject.
 
 use std::fs;
 
@@ -18,6 +18,30 @@ const BANNED: &[(&str, &str)] = &[
     ("left out,", "say what the default is"),
 ];
 
+/// Words that no identifier contains, and what to write instead.
+const BANNED_IN_NAMES: &[(&str, &str)] = &[
+    ("told", "reported"),
+    ("heard", "observed, reached"),
+    ("hearing", "checkpoint"),
+    ("news", "event"),
+    ("aside", "suppressed"),
+    ("doubt", "unconfirmed"),
+    ("doubts", "unconfirmed"),
+    ("doubtful", "unconfirmed"),
+    ("suspect", "candidate, unconfirmed"),
+    ("suspects", "candidates, unconfirmed"),
+    ("sweep", "orphan collection"),
+    ("mended", "fixed"),
+    ("anew", "again"),
+    ("nobody", "name the component"),
+    ("somebody", "name the component"),
+    ("whoever", "name the component"),
+    ("whom", "name the component"),
+];
+
+/// Folders of Rust code. Comments are checked in these, too.
+const CODE: &[&str] = &["src/", "xtask/", "tests/", "benches/"];
+
 /// Files and folders of prose.
 const PROSE: &[&str] = &[
     "README.md",
@@ -29,12 +53,12 @@ const PROSE: &[&str] = &[
     "crds/",
 ];
 
-/// Looks through the prose and through the comments of `src/`.
+/// Looks through the prose, and through the names and comments of the code.
 pub(super) fn check(step: &Step) -> Result<()> {
     let mut found = Vec::new();
     for file in super::kept_files()? {
         let is_prose = PROSE.iter().any(|prose| file.starts_with(prose));
-        let is_code = file.starts_with("src/") && super::is_rust(&file);
+        let is_code = super::is_rust(&file) && CODE.iter().any(|folder| file.starts_with(folder));
         if !is_prose && !is_code {
             continue;
         }
@@ -43,6 +67,9 @@ pub(super) fn check(step: &Step) -> Result<()> {
             continue;
         };
         found.extend(violations(&text, is_code).map(|words| format!("{file}:{words}")));
+        if is_code {
+            found.extend(names(&text).map(|words| format!("{file}:{words}")));
+        }
     }
     if found.is_empty() {
         return Ok(());
@@ -58,16 +85,56 @@ fn violations(text: &str, comments_only: bool) -> impl Iterator<Item = String> +
         if !comments_only && line.trim_start().starts_with("```") {
             is_block = !is_block;
         }
-        let words = match line.find("//") {
+        let words = match line {
             _ if is_block => "",
-            Some(at) if comments_only => &line[at..],
-            None if comments_only => "",
-            _ => line,
+            line if comments_only => split_comment(line).1,
+            line => line,
         };
         let words = unquoted(words).to_lowercase();
         let banned = BANNED.iter().filter(move |(word, _)| contains_word(&words, word));
         banned.map(move |(word, instead)| format!("{}: \"{word}\": {instead}", i + 1))
     })
+}
+
+/// The banned words in the identifiers of Rust code, each as `LINE: "WORD": what to write`. Strings are not checked; a raw
+/// string may contain quotes, so its first line is not checked at all.
+fn names(text: &str) -> impl Iterator<Item = String> + '_ {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.contains("r#\""));
+    lines.flat_map(|(i, line)| {
+        let (code, _) = split_comment(line);
+        let code = code.replace("\\\"", "").replace("'\"'", "");
+        let words: Vec<String> = code.split('"').step_by(2).flat_map(words_of_names).collect();
+        let banned = BANNED_IN_NAMES
+            .iter()
+            .filter(move |(word, _)| words.iter().any(|found| found == word));
+        banned.map(move |(word, instead)| format!("{}: \"{word}\" in a name: {instead}", i + 1))
+    })
+}
+
+/// Splits a line of Rust code before its comment. A `//` in a string begins none.
+fn split_comment(line: &str) -> (&str, &str) {
+    let is_outside = |(at, _): &(usize, &str)| {
+        let before = line[..*at].replace("\\\"", "").replace("'\"'", "");
+        before.matches('"').count().is_multiple_of(2)
+    };
+    let comment = line.match_indices("//").find(is_outside);
+    line.split_at(comment.map_or(line.len(), |(at, _)| at))
+}
+
+/// The words of snake case and camel case identifiers, in lower case.
+fn words_of_names(code: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut was_lower = false;
+    for c in code.chars() {
+        if !c.is_alphanumeric() || (c.is_uppercase() && was_lower) {
+            words.push(String::new());
+        }
+        was_lower = c.is_lowercase();
+        if let Some(word) = words.last_mut().filter(|_| c.is_alphanumeric()) {
+            word.extend(c.to_lowercase());
+        }
+    }
+    words
 }
 
 /// A line without what is in backticks.
@@ -102,7 +169,21 @@ mod tests {
 
     #[test]
     fn of_code_only_comments_are_read() {
-        let text = "let told = 1; // is told\n/// Whoever leads.\nlet heard = told;";
-        assert_eq!(lines(text, true), ["1: \"told\"", "2: \"whoever\""]);
+        let text = "let told = 1; // is told\n/// Whoever leads.\nlet heard = told;\nlet a = \"// told\"; // anew";
+        assert_eq!(lines(text, true), ["1: \"told\"", "2: \"whoever\"", "4: \"anew\""]);
+    }
+
+    #[test]
+    fn banned_words_are_found_in_parts_of_names_and_not_in_strings() {
+        let text = "struct NewsDesk;\nlet is_told = f(\"told\"); // anew\nlet untold = r#\"{\"heard\"}\"#;\nfn doubt_TOLD() {}";
+        let found: Vec<String> = names(text).collect();
+        let of = |word: &str, line: usize| {
+            let (_, instead) = BANNED_IN_NAMES
+                .iter()
+                .find(|(banned, _)| *banned == word)
+                .expect("banned");
+            format!("{line}: \"{word}\" in a name: {instead}")
+        };
+        assert_eq!(found, [of("news", 1), of("told", 2), of("told", 4), of("doubt", 4)]);
     }
 }

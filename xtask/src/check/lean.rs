@@ -1,9 +1,9 @@
-//! How many crates the operator is linked from: each is read by nobody but its author, so there is a ceiling.
+//! A ceiling for the number of crates that the operator is linked from, because only their authors review them.
 
 use super::{Step, workspace};
 use crate::{crates::linked, error::Result};
 
-/// As many as there are, and a few. Whoever raises it says in the commit what the new ones are worth.
+/// A few more than there are. A commit that raises it gives the reason for the new crates.
 const CEILING: usize = 170;
 /// Any will do, as long as it is the same one on every machine.
 const TARGET: &str = "x86_64-unknown-linux-gnu";

@@ -39,7 +39,6 @@ pub(super) fn check(step: &Step) -> Result<()> {
     Err(step.failed("deploy/leasehold.yaml is not what charts/leasehold renders".to_owned()))
 }
 
-/// Writes the file anew.
 pub fn write() -> Result<()> {
     let text = rendered()?;
     let file = file();
@@ -63,8 +62,8 @@ fn rendered() -> Result<String> {
     .stdin(Stdio::null());
     let output = helm.output().map_err(doing("run helm"))?;
     if !output.status.success() {
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(Error::Broken(format!("helm renders the chart: {told}")));
+        let reported = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(Error::Broken(format!("helm renders the chart: {reported}")));
     }
     Ok(without_helm(&String::from_utf8_lossy(&output.stdout)))
 }

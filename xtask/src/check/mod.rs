@@ -39,13 +39,13 @@ pub use reference::write as write_reference;
 /// What to check.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Leave out what needs servers: the whole takes up to 25 minutes warm, this part 2
+    /// Run only what needs no servers: takes 2 minutes with warm caches, everything up to 25
     #[arg(long)]
     unit: bool,
-    /// How many suites on real servers run at a time; one more than there are cores when left out
+    /// Number of suites on real servers that run in parallel; the default is the number of cores plus one
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     jobs: Option<u16>,
-    /// Run only the suites whose name begins with this, and none of the steps before; may be repeated
+    /// Run only the suites whose name begins with NAME, without the steps before; may be repeated
     #[arg(long, value_name = "NAME", conflicts_with = "unit")]
     suite: Vec<String>,
 }
@@ -83,7 +83,7 @@ const UNIT: &[Step] = &[
     Step {
         name: "language",
         what: "comments and documentation avoid words that no search finds",
-        fix: "write what is said beside each word; quote names and output in backticks",
+        fix: "use the replacement beside each word; quote names and output in backticks",
         how: How::Call(language::check),
     },
     Step {
@@ -101,7 +101,7 @@ const UNIT: &[Step] = &[
     Step {
         name: "lean",
         what: "the operator is linked from few crates",
-        fix: "do without the new ones, or raise CEILING in xtask/src/check/lean.rs and say why",
+        fix: "remove the new crates, or raise CEILING in xtask/src/check/lean.rs and give the reason in the commit",
         how: How::Call(lean::check),
     },
     Step {
@@ -116,7 +116,7 @@ const UNIT: &[Step] = &[
         fix: "change what rustdoc names above",
         how: How::CargoWith(
             "doc --locked --workspace --no-deps --document-private-items",
-            // Whoever reads these pages builds the house: links into its rooms are welcome.
+            // These pages are for contributors: links to private items are welcome.
             ("RUSTDOCFLAGS", "-Dwarnings -Arustdoc::private_intra_doc_links"),
         ),
     },
@@ -174,7 +174,7 @@ const PREPARATION: &[Step] = &[
     },
 ];
 
-/// Runs everything and prints what each part took.
+/// Runs everything and prints the duration of each part.
 pub async fn run(options: &Options) -> Result<()> {
     let jobs = options.jobs.map_or_else(suites::default_jobs, usize::from);
     let (unit, only) = (options.unit, options.suite.clone());
@@ -210,7 +210,7 @@ fn steps(steps: impl Iterator<Item = &'static Step> + Clone, times: &mut Vec<(St
     Ok(())
 }
 
-/// Prints what made the whole as long as it was.
+/// Prints the critical path.
 fn report(path: &[(String, Duration)], passed: usize) {
     let whole: Duration = path.iter().map(|(_, time)| *time).sum();
     println!("\ncritical path, {:.1} s:", whole.as_secs_f64());

@@ -156,10 +156,10 @@ fn commands() -> Vec<Suite> {
         command,
     };
     let chaos =
-        "read the story above; it ends with the command that repeats it. docs/robustness.md says how to read it";
-    let demo = "watch it alone: cargo xtask demo";
+        "read the report above, which ends with the command that repeats the run; docs/robustness.md explains it";
+    let demo = "run it alone: cargo xtask demo";
     vec![
-        // Half of the minutes with a fixed seed; the other run makes up its seed and prints it.
+        // Half of the minutes with a fixed seed; the other run chooses a random seed and prints it.
         suite(
             "chaos of a fixed seed",
             130,
@@ -177,13 +177,13 @@ fn commands() -> Vec<Suite> {
         suite(
             "demo with helm",
             40,
-            "watch it alone: cargo xtask demo --helm",
+            "run it alone: cargo xtask demo --helm",
             cargo("xtask demo --helm"),
         ),
         suite(
             "demo of addresses",
             30,
-            "watch it alone: cargo xtask demo --addresses",
+            "run it alone: cargo xtask demo --addresses",
             cargo("xtask demo --addresses"),
         ),
     ]

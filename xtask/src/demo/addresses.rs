@@ -37,7 +37,6 @@ const CONNECT: Duration = Duration::from_secs(1);
 /// What the pods answer.
 const ANSWER: &str = "orders";
 
-/// Tells the story.
 pub async fn run() -> Result<()> {
     let begin = Instant::now();
     let stage = Stage::set(&StageConfig {
@@ -184,11 +183,11 @@ impl Scene<'_> {
         let plane = self.stage.bed.control_plane();
         plane.create_node(name, "zone-0").await?;
         plane.wait_node(name).await?;
-        let told = json!({
+        let reported = json!({
             "apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
             "status": {"addresses": [{"type": "InternalIP", "address": address}]},
         });
-        self.stage.bed.objects().merge_status(told).await?;
+        self.stage.bed.objects().merge_status(reported).await?;
         Ok(())
     }
 
@@ -243,7 +242,7 @@ async fn forward(port: u64) -> Result<JoinSet<()>> {
     Ok(tasks)
 }
 
-/// What the client outside hears at an address that it found in etcd; nothing if it cannot connect.
+/// Returns the answer at an address that the client outside found in etcd, or `None` if it cannot connect.
 async fn ask(address: &str) -> Option<String> {
     let address: SocketAddr = address.parse().ok()?;
     let mut connection = timeout(CONNECT, TcpStream::connect(address)).await.ok()?.ok()?;

@@ -1,4 +1,4 @@
-//! The operator crashes and nobody notices; it ends for good and its keys end with it.
+//! The operator crashes without an event for consumers. Then it ends for good and its keys expire.
 
 use std::{
     collections::BTreeSet,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::error::Result;
 
-/// The name of a Registry and registration made for the last step, so that nobody waits for the usual 30 seconds.
+/// The Registry and registration of the last step: their short TTL spares the user a wait of 30 seconds.
 const BRIEF: &str = "orders-brief";
 const BRIEF_PREFIX: [&str; 1] = ["/services/shop/orders-brief/"];
 /// The shortest TTL that a Registry takes.
@@ -59,7 +59,7 @@ pub async fn crash(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
     story.holds(
         events == expected,
         &format!(
-            "0 watch events by the restart: the first, {:.1} s after the kill, are of a pod that was made unready since",
+            "no watch event by the restart: the first, {:.1} s after the kill, are of a pod that became unready later",
             begin.elapsed().as_secs_f64()
         ),
     )?;
@@ -70,7 +70,7 @@ pub async fn crash(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
 
 /// SIGTERM and no restart: the keys go by themselves.
 pub async fn end(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
-    story.step("The operator ends for good; a second Registry with a TTL of 5 s shows what becomes of its keys");
+    story.step("The operator ends for good; a second Registry with a TTL of 5 s shows what happens to its keys");
     let registry = json!({
         "apiVersion": "leasehold.dev/v1alpha1",
         "kind": "Registry",
@@ -94,14 +94,17 @@ pub async fn end(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
     let left = shop.keys(&BRIEF_PREFIX).await?;
     story.holds(
         status.success() && left == keys,
-        &format!("it ended by SIGTERM ({status}) and left its {} keys alone", left.len()),
+        &format!(
+            "the operator ended on SIGTERM ({status}) and kept its {} keys",
+            left.len()
+        ),
     )?;
     shop.wait_keys(&BRIEF_PREFIX, 0, PATIENCE).await?;
     let took = begin.elapsed();
     story.holds(
         took <= BRIEF_TTL + GRACE,
         &format!(
-            "all of them gone {:.1} s later, with their {} lease(s), by nobody's hand",
+            "all of them expired {:.1} s later with their {} lease(s), while no operator was running",
             took.as_secs_f64(),
             leases.len()
         ),

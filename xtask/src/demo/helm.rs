@@ -23,12 +23,11 @@ use crate::{
 const HOME: &str = "leasehold";
 const OPERATORS: &str = "app.kubernetes.io/component=operator";
 const PREFIX: &str = "/services/shop/orders/";
-/// The least there is, in seconds: the end of the story waits for it.
+/// The shortest that the chart takes, in seconds: the last step waits for the leases to expire.
 const TTL: u64 = 15;
 /// How much later than its TTL a key may lapse.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// Tells the story.
 pub async fn run() -> Result<()> {
     let program = build(EtcdVersion::default()).await?;
     let begin = Instant::now();
@@ -91,16 +90,16 @@ impl Scene {
         let registry = self.bed.objects().wait(registry, led, PATIENCE).await?;
         let leader = registry["status"]["leader"].as_str().unwrap_or_default().to_owned();
         let leads = pods.iter().any(|pod| pod.metadata.name.as_ref() == Some(&leader));
-        story.holds(leads, &format!("one of them leads: {leader}"))
+        story.holds(leads, &format!("one of them is the leader: {leader}"))
     }
 
     async fn register(&self, story: &mut Story) -> Result<()> {
-        story.step("One kubectl apply");
+        story.step("One `kubectl apply`");
         let manifest = registration(NAME, "default", &["Plain"]);
         let begin = Instant::now();
         let words = ["apply", "--namespace", NAMESPACE, "--filename", "-"];
-        let told = self.kubectl(story, &words, &manifest.to_string()).await?;
-        story.show(&told);
+        let reported = self.kubectl(story, &words, &manifest.to_string()).await?;
+        story.show(&reported);
         let keys = self.wait_keys(3).await?;
         let took = begin.elapsed().as_secs_f64();
         story.show(&listed(&keys));
@@ -111,27 +110,27 @@ impl Scene {
         let object = ("leasehold.dev/v1alpha1", "ServiceRegistration", NAME);
         let all = |object: &serde_json::Value| object["status"]["pods"]["registered"] == 3;
         self.shop.objects().wait(object, all, PATIENCE).await?;
-        let told = self
+        let reported = self
             .kubectl(story, &["get", "svcreg", "--namespace", NAMESPACE, "-o", "wide"], "")
             .await?;
-        story.show(&told);
+        story.show(&reported);
         Ok(())
     }
 
     async fn uninstall(&self, story: &mut Story) -> Result<()> {
-        story.step("helm uninstall: the keys go when their leases do");
+        story.step("helm uninstall: the keys expire with their leases");
         let words = ["uninstall", "leasehold", "--namespace", HOME, "--wait"];
-        let told = self.helm(story, &words).await?;
+        let reported = self.helm(story, &words).await?;
         let begin = Instant::now();
-        story.show(&told);
+        story.show(&reported);
         let left = self.bed.registry().dump(PREFIX).await?.len();
-        story.show(&format!("{left} keys are there when the last replica has ended"));
+        story.show(&format!("{left} keys are left when the last replica has ended"));
         self.wait_keys(0).await?;
         let took = begin.elapsed();
         story.holds(
             took <= Duration::from_secs(TTL) + SLACK,
             &format!(
-                "the last one has gone {:.1} s later; the TTL is {TTL} s",
+                "the last key expired {:.1} s later; the TTL is {TTL} s",
                 took.as_secs_f64()
             ),
         )

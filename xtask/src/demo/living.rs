@@ -74,7 +74,7 @@ pub async fn lose_one(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
     let after = milliseconds(begin, last);
     story.holds(
         last - begin < PROMPT,
-        &format!("both keys of {pod} gone {after:.0} ms after the kubelet's write was sent"),
+        &format!("both keys of {pod} were removed {after:.0} ms after the kubelet's write was sent"),
     )?;
 
     let begin = Instant::now();
@@ -87,7 +87,7 @@ pub async fn lose_one(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
     let after = milliseconds(begin, last);
     story.holds(
         last - begin < PROMPT,
-        &format!("ready again: both keys back after {after:.0} ms"),
+        &format!("ready again: both keys were back after {after:.0} ms"),
     )
 }
 
@@ -119,7 +119,9 @@ pub async fn scale(story: &mut Story, shop: &Shop<'_>) -> Result<()> {
         to_slice.push(slice);
     }
     story.show(&table);
-    story.show("(Ready is when the demo's own watch says so; below 0 the operator's watch was told sooner)");
+    story.show(
+        "(0 is when the demo's own watch reports Ready; a negative time means that the operator's watch was faster)",
+    );
     let slowest = to_key.iter().copied().fold(f64::MIN, f64::max);
     let (key, slice) = (median(to_key).unwrap_or(f64::MAX), median(to_slice).unwrap_or(f64::MIN));
     story.holds(

@@ -1,12 +1,12 @@
-//! `cargo xtask demo`: leasehold's story on real servers, each claim measured on the spot. It fails when one does not hold.
+//! `cargo xtask demo`: a guided tour on real servers that measures each claim, and fails if one does not hold.
 //!
-//! - [`story`]: how it is told.
+//! - [`story`]: prints steps and claims.
 //! - [`shop`]: the scene: the Deployment `orders`, its registration, its keys.
 //! - [`sightings`]: when this process saw a pod ready and in an EndpointSlice, on the clock that times the keys too.
 //! - [`living`]: pods come, go and are many.
 //! - [`dying`]: the operator crashes, and ends for good.
-//! - [`helm`]: another story: a release of the chart, from nothing to keys.
-//! - [`addresses`]: another story: a client that cannot reach pods.
+//! - [`helm`]: another tour: a release of the chart, from the installation to the first keys.
+//! - [`addresses`]: another tour: a client that cannot reach pods.
 
 mod addresses;
 mod dying;
@@ -27,45 +27,45 @@ use crate::{
     stage::{Stage, StageConfig},
 };
 
-/// How it ends.
+/// Which tour to run.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Leave everything up at the end, to look around in it, until Ctrl-C
+    /// Leave everything running at the end, until Ctrl-C
     #[arg(long)]
     keep: bool,
-    /// Tell instead how a newcomer comes from nothing to keys by `helm install` and one `kubectl apply`
+    /// Show instead how to install with `helm install` and register pods with one `kubectl apply`
     #[arg(long, conflicts_with = "keep")]
     helm: bool,
-    /// Tell instead how a client outside the cluster, which cannot reach pods, finds the nodes that lead to them
+    /// Show instead how a client outside the cluster, which cannot reach pods, finds nodes that forward to them
     #[arg(long, conflicts_with_all = ["keep", "helm"])]
     addresses: bool,
 }
 
-/// Tells the story.
+/// Runs the tour that the options choose.
 pub async fn run(options: &Options) -> Result<()> {
     let mut signals = Signals::listen()?;
     if options.helm {
-        return signals.unless_heard(Box::pin(helm::run())).await;
+        return signals.unless_signalled(Box::pin(helm::run())).await;
     }
     if options.addresses {
-        return signals.unless_heard(Box::pin(addresses::run())).await;
+        return signals.unless_signalled(Box::pin(addresses::run())).await;
     }
     let begin = Instant::now();
     let stage = signals
-        .unless_heard(Stage::set(&StageConfig {
+        .unless_signalled(Stage::set(&StageConfig {
             etcd_version: EtcdVersion::default(),
             etcd_members: 1,
             operators: 1,
             registry_ttl: 30,
         }))
         .await?;
-    let told = signals.unless_heard(tell(&stage, begin)).await;
-    if let Err(Error::Broken(_) | Error::Bed(_) | Error::Kube(_)) = &told {
+    let reported = signals.unless_signalled(tour(&stage, begin)).await;
+    if let Err(Error::Broken(_) | Error::Bed(_) | Error::Kube(_)) = &reported {
         eprintln!("\nthe end of the operator's log:\n{}", stage.operators[0].log_tail());
     }
-    told?;
+    reported?;
     if options.keep {
-        match signals.unless_heard(stay(&stage)).await {
+        match signals.unless_signalled(stay(&stage)).await {
             // That is how it is meant to end.
             Err(Error::Interrupted) => {}
             other => return other,
@@ -74,7 +74,7 @@ pub async fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-async fn tell(stage: &Stage, begin: Instant) -> Result<()> {
+async fn tour(stage: &Stage, begin: Instant) -> Result<()> {
     let mut story = Story::default();
     let shop = Shop::open(stage).await?;
     // Boxed because clients' futures are large, and each step holds several.
@@ -96,7 +96,7 @@ async fn stay(stage: &Stage) -> Result<()> {
         .await
         .expect("building does not panic")?;
     println!(
-        "\nThe operator runs again, and everything stays up until Ctrl-C. To look around, copy these into another shell:\n\
+        "\nThe operator runs again, and everything stays up until Ctrl-C. To inspect it, copy this into another shell:\n\
          \n    export KUBECONFIG={}\
          \n    export ETCDCTL_ENDPOINTS={}\
          \n    alias kubectl={} etcdctl={}\

@@ -1,10 +1,10 @@
-//! How the demo talks: numbered steps, what was seen, and what had to hold.
+//! The output of the demo: numbered steps, what was observed, and which claims held.
 
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// The steps told so far.
+/// The counts of the steps and claims so far.
 #[derive(Default)]
 pub struct Story {
     steps: u32,
@@ -26,7 +26,7 @@ impl Story {
         }
     }
 
-    /// Says what is so; fails the demo when it is not.
+    /// Prints a claim and whether it holds. Fails the demo if it does not.
     pub fn holds(&mut self, so: bool, what: &str) -> Result<()> {
         if !so {
             println!("   ✗ {what}");
@@ -37,7 +37,7 @@ impl Story {
         Ok(())
     }
 
-    /// Says that all is told.
+    /// Prints the summary.
     pub fn end(&self, took: Duration) {
         println!(
             "\nAll {} claims of {} steps held, in {:.0} s.",

@@ -29,12 +29,12 @@ pub fn host() -> Result<String> {
         .args(["--version", "--verbose"])
         .output()
         .map_err(doing("run rustc"))?;
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    let host = told.lines().find_map(|line| line.strip_prefix("host: "));
+    let reported = String::from_utf8_lossy(&output.stdout).into_owned();
+    let host = reported.lines().find_map(|line| line.strip_prefix("host: "));
     match host {
         Some(host) if host.ends_with("-linux-gnu") => Ok(host.to_owned()),
         _ => Err(Error::Broken(format!(
-            "images are built on Linux with a Rust of the kind linux-gnu, of which glibc can be linked statically: {told}"
+            "images are built on Linux with a Rust of the kind linux-gnu, of which glibc can be linked statically: {reported}"
         ))),
     }
 }

@@ -27,17 +27,17 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// What image to make.
 #[derive(clap::Args)]
 pub struct Options {
-    /// Where the archive goes; leasehold-VERSION-ARCHITECTURE.oci.tar in target/image when not given. The bill of
-    /// materials goes beside it
+    /// Path of the archive; the default is target/image/leasehold-VERSION-ARCHITECTURE.oci.tar. The bill of materials
+    /// is written beside it
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
-    /// The image's name and tag
+    /// Name and tag of the image
     #[arg(long, value_name = "NAME:TAG", default_value_t = format!("leasehold:{VERSION}"))]
     name: String,
-    /// Compile in seconds instead of minutes, for tests: the program is larger and slower
+    /// Build without optimization, for tests: in seconds instead of minutes
     #[arg(long)]
     dev: bool,
-    /// Take this static program instead of building one
+    /// Use this static program instead of building one
     #[arg(long, value_name = "PATH", conflicts_with = "dev")]
     program: Option<PathBuf>,
 }

@@ -33,7 +33,7 @@ fn service_without_the_register_annotation_asks_for_nothing() {
 }
 
 #[test]
-fn annotation_alone_gives_what_a_registration_of_the_service_with_defaults_gives() {
+fn register_annotation_alone_equals_registration_with_defaults() {
     for (value, registry) in [("", "default"), (" ", "default"), ("edge-1.eu", "edge-1.eu")] {
         let short: ServiceRegistrationSpec =
             serde_json::from_value(json!({"registryRef": {"name": registry}, "service": {"name": "orders"}}))
@@ -99,7 +99,7 @@ fn each_annotation_sets_its_field() {
 }
 
 #[test]
-fn only_port_of_a_service_without_a_name_has_the_name_that_it_has_by_default() {
+fn single_unnamed_service_port_gets_the_default_name() {
     let mut service = service(&[("register", ""), ("ports", "80")]);
     service.ports.truncate(1);
     service.ports[0].name = "".into();

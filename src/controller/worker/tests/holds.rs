@@ -49,7 +49,7 @@ async fn missing_from_a_list() -> Rig {
 }
 
 #[tokio::test]
-async fn pods_that_one_list_does_not_name_are_held_until_somebody_approves() {
+async fn pods_missing_from_one_list_are_held_until_approved() {
     let mut rig = missing_from_a_list().await;
     rig.lead_first();
     rig.worker.act();
@@ -84,7 +84,7 @@ async fn pods_that_one_list_does_not_name_are_held_until_somebody_approves() {
 }
 
 #[tokio::test]
-async fn one_that_stands_by_decides_and_tells_nothing_until_it_leads() {
+async fn standby_decides_and_reports_no_hold_until_it_leads() {
     let mut rig = missing_from_a_list().await;
     rig.standby();
     rig.worker.act();
@@ -103,7 +103,7 @@ async fn one_that_stands_by_decides_and_tells_nothing_until_it_leads() {
 }
 
 #[tokio::test]
-async fn nothing_is_decided_by_an_interrupted_view_and_a_hold_that_ends_meanwhile_is_not_waited_for_in_a_loop() {
+async fn interrupted_view_decides_no_hold_and_does_not_loop_at_its_end() {
     let mut rig = missing_from_a_list().await;
     rig.worker.observe(Observation::Interrupted);
     rig.lead_first();
@@ -116,7 +116,7 @@ async fn nothing_is_decided_by_an_interrupted_view_and_a_hold_that_ends_meanwhil
         hold_seconds: 0,
         ..Guard::default()
     };
-    rig.worker.planner.set_guard(guarding::terms(&shortest));
+    rig.worker.planner.set_guard(guarding::settings(&shortest));
     rig.worker.observe(Observation::Interrupted);
     assert_rests(&mut rig.worker);
 }

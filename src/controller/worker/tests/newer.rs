@@ -3,19 +3,20 @@
 use super::*;
 
 #[tokio::test]
-async fn after_a_note_that_cannot_be_read_as_much_is_heard_first_as_anybody_can_have_heard() {
+async fn unreadable_checkpoint_delays_writes_until_caught_up_with_apiserver() {
     let mut rig = Rig::new().await;
     rig.register();
     rig.hear(104, None);
     rig.lead(Leadership::Leading(fence(7)));
-    let note = KeyValue {
+    let checkpoint = KeyValue {
         value: br#"{"v":2,"upTo":"105"}"#.as_slice().into(),
         lease: LeaseId(1),
         create_revision: 1,
         mod_revision: 1,
     };
-    let notes = [("/leasehold/c1/heard/0".into(), note)];
-    rig.worker.notes_read(&fence(7), Ok(notes.to_vec()), Instant::now());
+    let checkpoints = [("/leasehold/c1/heard/0".into(), checkpoint)];
+    rig.worker
+        .checkpoints_read(&fence(7), Ok(checkpoints.to_vec()), Instant::now());
     let may_write = |rig: &mut Rig| rig.worker.may_write(Instant::now());
     assert_eq!(may_write(&mut rig), None);
     rig.hear(104, Some(105));

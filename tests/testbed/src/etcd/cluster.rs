@@ -194,7 +194,7 @@ impl EtcdCluster {
             } else {
                 None
             };
-            let told_at = health.as_ref().map(Port::http).unwrap_or_default();
+            let reported_at = health.as_ref().map(Port::http).unwrap_or_default();
             let client_url = match &health {
                 Some(_) => client.http().replacen("http", "https", 1),
                 None => client.http(),
@@ -222,7 +222,7 @@ impl EtcdCluster {
                     "--initial-cluster-token",
                     name,
                 ])
-                .args(entrance.args(&told_at))
+                .args(entrance.args(&reported_at))
                 .args(&config.args);
             if !config.fsync {
                 spec = spec.args(["--unsafe-no-fsync"]);
@@ -305,7 +305,7 @@ impl EtcdCluster {
 
     /// The member that leads, counted from 0, by the word of those that run.
     pub async fn leader(&self) -> Result<usize> {
-        let mut told = "no member runs".to_owned();
+        let mut reported = "no member runs".to_owned();
         for (i, member) in self.members.iter().enumerate() {
             let votes = member.membership() == Membership::Voter;
             if !votes || member.process.alive().is_err() || member.process.is_stopped() {
@@ -315,9 +315,11 @@ impl EtcdCluster {
             if own != 0 && own == leader {
                 return Ok(i);
             }
-            told = format!("the leader is {leader:x}");
+            reported = format!("the leader is {leader:x}");
         }
-        Err(Error::Invalid(format!("no running member of the etcd leads: {told}")))
+        Err(Error::Invalid(format!(
+            "no running member of the etcd leads: {reported}"
+        )))
     }
 
     /// Hands the lead to a member, counted from 0.

@@ -127,7 +127,7 @@ impl EtcdCluster {
         self.entrance.present(pair)
     }
 
-    /// Turns authentication on, with a user root of this password, whom the bed's own clients are from now on.
+    /// Turns authentication on, with a user root of this password. The bed's own clients use it from now on.
     pub async fn enable_auth(&self, password: &str) -> Result<()> {
         let mut client = self.client().await?;
         let doing = || "turn authentication on";

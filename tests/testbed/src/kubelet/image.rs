@@ -122,9 +122,9 @@ fn untar(archive: &Path, to: &Path) -> Result<()> {
     if output.status.success() {
         return Ok(());
     }
-    let told = String::from_utf8_lossy(&output.stderr);
+    let reported = String::from_utf8_lossy(&output.stderr);
     Err(Error::Invalid(format!(
-        "tar cannot unpack {}: {told}",
+        "tar cannot unpack {}: {reported}",
         archive.display()
     )))
 }

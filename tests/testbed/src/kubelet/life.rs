@@ -24,15 +24,15 @@ const GRACE: i64 = 30;
 /// Between the end of a program and its next start.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs a pod until it is told to end, or its program has ended for good.
+/// Runs a pod until `wanted` ends it, or its program has ended for good.
 pub(super) async fn live(context: Arc<Context>, pod: Pod, mut wanted: watch::Receiver<Wanted>) {
     let address = address();
     match start(&context, &pod, &address).await {
         Ok(process) => {
             let seen = wanted.clone();
             tokio::select! {
-                () = run(&context, &pod, &address, &process, seen) => told(&mut wanted).await,
-                () = told(&mut wanted) => {}
+                () = run(&context, &pod, &address, &process, seen) => reported(&mut wanted).await,
+                () = reported(&mut wanted) => {}
             }
             end(&pod, &process).await;
         }
@@ -46,15 +46,15 @@ pub(super) async fn live(context: Arc<Context>, pod: Pod, mut wanted: watch::Rec
                 restarts: 0,
                 state: State::Waiting(&why),
             };
-            status::tell(&context, &pod, &status).await;
-            told(&mut wanted).await;
+            status::report(&context, &pod, &status).await;
+            reported(&mut wanted).await;
         }
     }
     status::forget(&context, &pod).await;
 }
 
 /// Waits until the pod is to end. A kubelet that goes away ends everything too.
-async fn told(wanted: &mut watch::Receiver<Wanted>) {
+async fn reported(wanted: &mut watch::Receiver<Wanted>) {
     let _ = wanted.wait_for(|wanted| wanted.ends).await;
 }
 
@@ -78,7 +78,7 @@ async fn start(context: &Context, pod: &Pod, address: &str) -> Result<Process> {
     Process::start(manifest::process(context, pod, address, &root).await?)
 }
 
-/// Asks a program how it is, tells of it, and starts it again where the manifest wants that. Returns when it does not.
+/// Probes a program, reports its status, and restarts it if the manifest asks for that. Returns if it does not.
 async fn run(context: &Context, pod: &Pod, address: &str, process: &Process, wanted: watch::Receiver<Wanted>) {
     let spec = pod.spec.clone().unwrap_or_default();
     let status = |ready, restarts, state| Status {
@@ -99,11 +99,11 @@ async fn run(context: &Context, pod: &Pod, address: &str, process: &Process, wan
         Ok(questions) => questions,
         Err(error) => {
             let why = error.to_string();
-            return status::tell(context, pod, &status(false, 0, State::Waiting(&why))).await;
+            return status::report(context, pod, &status(false, 0, State::Waiting(&why))).await;
         }
     };
     for restarts in 0.. {
-        status::tell(context, pod, &status(readiness.is_none(), restarts, State::Running)).await;
+        status::report(context, pod, &status(readiness.is_none(), restarts, State::Running)).await;
         let follow = async {
             let mut gates = Gates::new(pod, wanted.clone());
             let mut ready = readiness.is_none();
@@ -120,7 +120,7 @@ async fn run(context: &Context, pod: &Pod, address: &str, process: &Process, wan
                     () = gates.change(context) => {}
                 }
                 gates.ready(ready);
-                status::tell(context, pod, &status(ready, restarts, State::Running)).await;
+                status::report(context, pod, &status(ready, restarts, State::Running)).await;
             }
         };
         let dead = async {
@@ -145,13 +145,13 @@ async fn run(context: &Context, pod: &Pod, address: &str, process: &Process, wan
             _ => true,
         };
         if !again {
-            return status::tell(context, pod, &status(false, restarts, State::Ended(code))).await;
+            return status::report(context, pod, &status(false, restarts, State::Ended(code))).await;
         }
-        status::tell(context, pod, &status(false, restarts, State::Running)).await;
+        status::report(context, pod, &status(false, restarts, State::Running)).await;
         tokio::time::sleep(PAUSE).await;
         if let Err(error) = process.restart().await {
             let why = error.to_string();
-            return status::tell(context, pod, &status(false, restarts, State::Waiting(&why))).await;
+            return status::report(context, pod, &status(false, restarts, State::Waiting(&why))).await;
         }
     }
 }
@@ -195,7 +195,7 @@ impl Gates {
     }
 }
 
-/// A loopback address that nobody else on this machine is likely to have.
+/// A loopback address that is unlikely to be in use on this machine.
 fn address() -> String {
     let random = SystemRandom::new();
     loop {

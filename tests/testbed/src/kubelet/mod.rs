@@ -178,7 +178,7 @@ fn see(context: &Arc<Context>, pods: &Pods, pod: Pod) {
     let mut pods = pods.lock();
     match pods.get(&pod.uid().unwrap_or_default()) {
         Some(played) => {
-            // Seen again is not seen anew: nothing wakes up for a change that is none.
+            // An event without a change must not wake the task of the pod.
             played
                 .wanted
                 .send_if_modified(|known| std::mem::replace(known, wanted) != wanted);

@@ -54,7 +54,7 @@ fn inside(root: &Path, path: &str) -> PathBuf {
 async fn fill(context: &Context, volume: &Volume, place: &Path) -> Result<()> {
     fs::create_dir_all(place).doing(|| format!("create the folder {}", place.display()))?;
     if volume.empty_dir.is_some() {
-        // Open to whoever the program runs as, like the kubelet's.
+        // Open to every user that the program may run as, like the kubelet's.
         return fs::set_permissions(place, fs::Permissions::from_mode(0o777)).doing(|| "open a folder to all");
     }
     if let Some(source) = &volume.secret {

@@ -52,13 +52,13 @@ pub(super) fn gates(pod: &Pod) -> impl Iterator<Item = &str> {
 }
 
 /// Tells it. The conditions of others stay: those of readiness gates. A pod that is gone wants to know nothing.
-pub(super) async fn tell(context: &Context, pod: &Pod, status: &Status<'_>) {
+pub(super) async fn report(context: &Context, pod: &Pod, status: &Status<'_>) {
     let change = Patch::Strategic(json!({"status": written(pod, status)}));
     let api = Api::<Pod>::namespaced(context.client.clone(), &context.namespace);
-    let told = api
+    let reported = api
         .patch_status(&pod.name_any(), &PatchParams::default(), &change)
         .await;
-    if let Err(error) = told
+    if let Err(error) = reported
         && !matches!(&error, kube::Error::Api(answer) if answer.code == 404)
     {
         eprintln!("testbed: cannot tell the status of {}: {error}", pod.name_any());

@@ -250,7 +250,7 @@ fn apiserver(
             "--service-account-issuer=https://kubernetes.default.svc",
             "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1",
-            // Nobody reaches it by the Service `kubernetes`, whose endpoint may not be a loopback address.
+            // No client uses the Service `kubernetes`, whose endpoint may not be a loopback address.
             "--endpoint-reconciler-type=none",
             "--service-cluster-ip-range=10.96.0.0/16",
             "--authorization-mode=RBAC",

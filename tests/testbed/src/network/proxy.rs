@@ -37,7 +37,7 @@ struct Server {
     _folder: Option<Folder>,
 }
 
-/// A way to one server: whoever connects to its address reaches the server over it. Good until a test changes that.
+/// A way to one server: a client that connects to its address reaches the server, until a test breaks the way.
 #[derive(Debug)]
 pub struct Link {
     server: Arc<Server>,
@@ -147,8 +147,8 @@ impl Link {
         self.spoil("bandwidth", &json!({"rate": kib_per_second})).await
     }
 
-    /// From now on nothing arrives in either direction, and nobody is told: connections stand and new ones are made. What
-    /// was open when it went dark is closed when it is healed, for a part of it is lost.
+    /// From now on nothing arrives in either direction, and neither side gets an error: connections stay open and new
+    /// ones are accepted. Healing closes the connections that were open before, because a part of their data is lost.
     pub async fn dark(&self) -> Result<()> {
         self.spoil("timeout", &json!({"timeout": 0})).await
     }

@@ -1,7 +1,7 @@
 //! The watchdog: one `sh` beside this process that ends what we started once we are gone, however we went.
 //!
 //! It learns of our end by the end of file on a pipe whose other end only we hold, so SIGKILL, a panic, `exit` and
-//! statics that are never dropped are all the same to it, and nothing polls. A child is told to it *before* the child
+//! statics that are never dropped are all the same to it, and nothing polls. It learns of a child *before* the child
 //! may run its program (see `handle`), so there is no moment in which a child is unknown.
 
 use std::{
@@ -60,27 +60,27 @@ fn pipe() -> Result<MutexGuard<'static, ChildStdin>> {
     Ok(guard.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn tell(line: &str) -> Result<()> {
+fn report(line: &str) -> Result<()> {
     writeln!(pipe()?, "{line}").doing(|| "tell the watchdog what to clean up")
 }
 
 /// Has the process group killed when this process ends.
 pub(super) fn kill_at_end(group: u32) -> Result<()> {
-    tell(&format!("kill {group}"))
+    report(&format!("kill {group}"))
 }
 
 /// Forgets a process group. To be called before its leader is reaped, so that the id cannot be someone else's yet.
 pub(super) fn spare(group: u32) {
     // When the watchdog is gone there is nothing that could kill wrongly.
-    let _ = tell(&format!("spare {group}"));
+    let _ = report(&format!("spare {group}"));
 }
 
 /// Has the folder removed when this process ends, after the processes.
 pub(super) fn remove_at_end(folder: &Path) -> Result<()> {
-    tell(&format!("remove {}", folder.display()))
+    report(&format!("remove {}", folder.display()))
 }
 
 /// Forgets a folder.
 pub(super) fn keep(folder: &Path) {
-    let _ = tell(&format!("keep {}", folder.display()));
+    let _ = report(&format!("keep {}", folder.display()));
 }

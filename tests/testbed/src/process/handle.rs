@@ -225,7 +225,7 @@ impl Process {
         }
     }
 
-    /// Waits until it has ended, however long that takes; `None` when nobody can tell how it ended.
+    /// Waits until it has ended, however long that takes. Returns `None` if its status is unknown.
     pub async fn ended(&self) -> Option<ExitStatus> {
         let mut exit = self.life().exit.clone();
         exit.wait_for(Option::is_some).await.map_or(None, |status| *status)
@@ -244,7 +244,7 @@ impl Process {
     fn signal(&self, signal: Signal) -> Result<()> {
         let life = self.life();
         let running = lock(&life.child);
-        // Under the lock nobody reaps, so the id cannot be another process's.
+        // Reaping needs the lock, too, so the id cannot be another process's.
         if running.reaped {
             return Ok(());
         }

@@ -16,7 +16,7 @@ pub async fn get(server: SocketAddr, path: &str) -> io::Result<(u16, String)> {
     send(server, "GET", path, "").await
 }
 
-/// The same for somebody who shows a bearer token.
+/// The same with a bearer token.
 pub async fn get_with_token(server: SocketAddr, path: &str, token: &str) -> io::Result<(u16, String)> {
     within_time(ask(
         server,

@@ -40,8 +40,8 @@ pub struct Release {
 
 impl Earlier {
     /// The newest tag `v*` that this tree comes from, or the commit in `tests/upgrade/from` where there is none. Out of
-    /// the cache, built first when it is not there: a minute or two, for the dependencies of this tree are not built
-    /// anew. Blocks.
+    /// the cache, built first when it is not there: a minute or two, for the built dependencies of this tree are
+    /// used again. Blocks.
     pub fn get() -> Result<Self> {
         let (name, commit) = match wanted(&workspace())? {
             Ok(wanted) => wanted,
@@ -131,12 +131,12 @@ fn check_out(root: &Path, commit: &str, to: &Path) -> Result<()> {
     }
     let manifest = to.join("Cargo.toml");
     let text = fs::read_to_string(&manifest).doing(|| format!("read {}", manifest.display()))?;
-    fs::write(&manifest, told_apart(&text, commit)).doing(|| format!("write {}", manifest.display()))
+    fs::write(&manifest, distinguished(&text, commit)).doing(|| format!("write {}", manifest.display()))
 }
 
 /// A manifest with a version of its own. Cargo takes packages of one name and version for the same wherever their
-/// workspace lies: without this, this tree would be built anew after that one, and that one after this.
-fn told_apart(manifest: &str, commit: &str) -> String {
+/// workspace lies: without this, this tree would be built again after that one, and that one after this.
+fn distinguished(manifest: &str, commit: &str) -> String {
     let short: String = commit.chars().take(12).collect();
     let own = |line: &str| {
         let version = line.strip_prefix("version = \"")?.strip_suffix('"')?;
@@ -235,11 +235,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_workspaces_version_is_told_apart() {
+    fn only_the_workspace_version_is_rewritten() {
         let manifest = "[workspace.package]\nversion = \"0.1.0\"\n\n[dependencies.a]\nversion = \"2\"\n";
-        let told = told_apart(manifest, "0a1b2c3d4e5f6071");
+        let reported = distinguished(manifest, "0a1b2c3d4e5f6071");
         assert_eq!(
-            told,
+            reported,
             "[workspace.package]\nversion = \"0.1.0-before.g0a1b2c3d4e5f\"\n\n[dependencies.a]\nversion = \"2\"\n"
         );
     }

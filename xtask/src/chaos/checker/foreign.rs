@@ -11,9 +11,9 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
     for (key, touches) in &scene.touches {
         for touch in touches {
             let why = match (&touch.before, &touch.after) {
-                (Holder::Stranger, Holder::Ours { .. }) => format!("{} was written over it", named(&touch.after)),
-                (Holder::Stranger, Holder::Nobody) if !was_stranger(scene, key, touch) => {
-                    "it was deleted, and not by the stranger".to_owned()
+                (Holder::Foreign, Holder::Ours { .. }) => format!("{} was written over it", named(&touch.after)),
+                (Holder::Foreign, Holder::Absent) if !was_stranger(scene, key, touch) => {
+                    "another client deleted it".to_owned()
                 }
                 _ => continue,
             };
@@ -21,7 +21,7 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
                 kind: Kind::Foreign,
                 key: Some(key.clone()),
                 at: touch.at,
-                why: format!("the stranger's key: {why} at revision {}", touch.revision),
+                why: format!("a key of the foreign client: {why} at revision {}", touch.revision),
             });
         }
     }

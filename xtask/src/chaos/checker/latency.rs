@@ -11,9 +11,9 @@ use crate::chaos::{
 /// What was measured, both sorted.
 #[derive(Debug, Default)]
 pub struct Latencies {
-    /// From the news that a pod is ready, or has another value, to that of its key.
+    /// From the event that a pod is ready, or has another value, to that of its key.
     pub to_key: Vec<Sample>,
-    /// From the news that a pod is not ready any more to that its key is gone.
+    /// From the event that a pod is no longer ready to the deletion of its key.
     pub to_gone: Vec<Sample>,
 }
 
@@ -69,19 +69,19 @@ fn follow(scene: &Scene<'_>, key: &str, wished: Option<&str>, span: Span) -> Opt
     let done = touches.iter().position(|touch| {
         let after = match &touch.after {
             Holder::Ours { value, .. } => Some(value.as_str()),
-            Holder::Nobody => None,
-            Holder::Stranger => return false,
+            Holder::Absent => None,
+            Holder::Foreign => return false,
         };
-        // The operator may have heard of it before we have.
+        // The operator may have received the change before the recorder.
         touch.at + lag >= span.from && touch.at <= span.to && after == wished
     })?;
-    // Nobody is slow who has to wait for the stranger.
+    // A wait for the foreign client is no latency of the operator.
     let meanwhile = touches[..done].iter().rev();
-    let in_the_way = |touch: &&Touch| touch.after == Holder::Stranger || touch.before == Holder::Stranger;
+    let in_the_way = |touch: &&Touch| touch.after == Holder::Foreign || touch.before == Holder::Foreign;
     if meanwhile
         .take_while(|touch| touch.at + lag >= span.from)
         .any(|touch| in_the_way(&touch))
-        || touches[done].before == Holder::Stranger
+        || touches[done].before == Holder::Foreign
     {
         return None;
     }

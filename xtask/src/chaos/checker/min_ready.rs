@@ -16,7 +16,7 @@ const SLACK: Duration = Duration::from_millis(100);
 /// Why a write of a key is too early, if it registers a pod that should have waited by each state of the pod and the
 /// registration that can explain the write, by one who knew what the pod was at `known`.
 pub fn too_early(scene: &Scene<'_>, key: &str, touch: &Touch, within: Span, known: Moment) -> Option<String> {
-    let (Holder::Ours { value, .. }, Holder::Nobody | Holder::Stranger) = (&touch.after, &touch.before) else {
+    let (Holder::Ours { value, .. }, Holder::Absent | Holder::Foreign) = (&touch.after, &touch.before) else {
         return None;
     };
     let name = wishes::named(key);
@@ -48,7 +48,7 @@ pub fn too_early(scene: &Scene<'_>, key: &str, touch: &Touch, within: Span, know
     }
     let available = least?.as_secs_f64();
     Some(format!(
-        "{value} was written, and {name} had been ready for long enough only from {available:.3} s on"
+        "{value} was written, but {name} had been ready for long enough only at {available:.3} s"
     ))
 }
 

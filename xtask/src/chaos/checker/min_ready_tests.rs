@@ -93,7 +93,7 @@ fn an_edit_that_moves_a_registered_pod_does_not_make_it_wait() {
 }
 
 #[test]
-fn a_pod_may_be_heard_of_before_the_edit_that_makes_it_wait() {
+fn pod_may_be_observed_before_the_edit_that_makes_it_wait() {
     let mut story = Story::patient(0.0, 0);
     story.wait(10.0, 3);
     story.ready_since(10.2, 10.0);

@@ -1,6 +1,6 @@
-//! Decides by the record of a run whether consumers were served as promised.
+//! Decides from the record of a run whether consumers were served as promised.
 //!
-//! Owns the rules. It shares no code with the operator: what a key should hold is derived anew from what was seen in
+//! Owns the rules. It shares no code with the operator: what a key should hold is derived only from what was seen in
 //! Kubernetes ([`Wishes`]), what it held from what was seen in etcd ([`holders`]), and when the servers were well from the
 //! faults that were injected ([`Weather`]). Pure: no server, no clock.
 
@@ -45,7 +45,7 @@ pub struct Terms {
     pub bound: Duration,
     /// How far back the state lies that may still explain a write while the servers are well.
     pub reach: Duration,
-    /// How much later than an operator the recorder may hear of a change in Kubernetes.
+    /// How much later than an operator the recorder may receive a change in Kubernetes.
     pub lag: Duration,
     /// For how long after a repair a write may still be explained by what was before.
     pub recovery: Duration,
@@ -93,7 +93,7 @@ pub enum Kind {
     Unwanted,
     /// A pod was registered before it had been ready for as long as its registration asks for.
     Early,
-    /// A write that nobody who leads can have made, or on a lease that no operator has recorded.
+    /// A write while no replica held the leader key, or on a lease that no operator has recorded.
     Unfenced,
     /// A stranger's key was changed.
     Foreign,
@@ -103,7 +103,7 @@ pub enum Kind {
     Noise,
     /// etcd does not come to what it should hold.
     Unconverged,
-    /// An operator ended that nobody told to.
+    /// An operator ended although the run did not stop it, or did not start again.
     Death,
 }
 
@@ -139,7 +139,7 @@ pub struct Verdict {
     pub keys: usize,
     /// Keys that went with their lease, as a fault explains, or were not wanted any more.
     pub lapses: usize,
-    /// Writes of which a hole in the record of Kubernetes keeps one from judging.
+    /// Writes that cannot be checked because of a gap in the record of Kubernetes.
     pub unjudged: usize,
     /// How long keys took.
     pub latencies: Latencies,
@@ -252,8 +252,8 @@ fn during(span: Span) -> String {
 /// What a holder is called.
 fn named(holder: &Holder) -> &str {
     match holder {
-        Holder::Nobody => "not there",
+        Holder::Absent => "absent",
         Holder::Ours { value, .. } => value,
-        Holder::Stranger => "the stranger's",
+        Holder::Foreign => "a key of the foreign client",
     }
 }

@@ -64,7 +64,7 @@ fn the_label_of_a_node_is_followed_in_place_or_is_a_loss() {
 }
 
 #[test]
-fn a_label_that_the_node_has_lost_is_stale_and_a_key_that_goes_for_it_a_flap() {
+fn lost_node_label_is_stale_and_a_key_removed_for_it_is_a_flap() {
     let mut story = story();
     story.region(20.0, "us");
     story.ours(20.1, &of_region("us"));
@@ -77,7 +77,7 @@ fn a_label_that_the_node_has_lost_is_stale_and_a_key_that_goes_for_it_a_flap() {
 }
 
 #[test]
-fn pods_and_nodes_may_be_heard_of_in_another_order_than_ours() {
+fn pods_and_nodes_may_be_observed_in_another_order() {
     let mut story = story();
     story.ready(20.0, false);
     story.delete(KEY, 20.02);
@@ -104,7 +104,7 @@ fn a_pod_that_waits_for_its_gate_on_a_lost_node_is_not_registered() {
 }
 
 #[test]
-fn a_pod_whose_gate_opens_just_before_its_node_is_lost_may_be_gone_for_a_moment() {
+fn pod_may_vanish_briefly_if_its_gate_opens_just_before_node_loss() {
     let mut story = Story::new();
     story.node_ready(0.0, true);
     story.gate(1.0, Gate::Closed);

@@ -3,8 +3,8 @@
 //! what a stale leader wrote (there is one, but the key has been moved on from it already).
 //!
 //! Who wrote a key is not in etcd's history, only on which lease it is; and every replica's view of Kubernetes is another one.
-//! So staleness is told by the effect, which is all that consumers see. Beside that, a write needs somebody to lead when it is
-//! made, as the fence demands, and a lease that is recorded.
+//! So the checker detects staleness by the effect, which is all that consumers see. A write also needs a leader at its
+//! revision, as the fence demands, and a lease that is recorded.
 
 use super::{Kind, Scene, Verdict, Violation, during, min_ready, named};
 use crate::chaos::{
@@ -23,7 +23,7 @@ pub fn judge(scene: &Scene<'_>, verdict: &mut Verdict) {
         };
         for touch in touches {
             // What the stranger did with a free key or its own.
-            if touch.after == Holder::Stranger || touch.before == Holder::Stranger && touch.after == Holder::Nobody {
+            if touch.after == Holder::Foreign || touch.before == Holder::Foreign && touch.after == Holder::Absent {
                 continue;
             }
             match history.judge(touch) {
@@ -64,16 +64,16 @@ impl History<'_> {
             return self.judge_lapse(touch);
         }
         if !touch.led {
-            let why = format!("{} was written while nobody led", named(&touch.after));
+            let why = format!("{} was written while no operator was the leader", named(&touch.after));
             return Judgement::Wrong(Kind::Unfenced, why);
         }
         if !touch.recorded {
-            let why = "it was put on a lease that no operator has recorded".to_owned();
+            let why = "the key was put on a lease that no operator has recorded".to_owned();
             return Judgement::Wrong(Kind::Unfenced, why);
         }
         let value = match &touch.after {
             Holder::Ours { value, .. } => Some(value.as_str()),
-            Holder::Nobody | Holder::Stranger => None,
+            Holder::Absent | Holder::Foreign => None,
         };
         if let (Holder::Ours { value: before, .. }, Some(value)) = (&touch.before, value)
             && before == value
@@ -132,7 +132,7 @@ impl History<'_> {
     }
 
     fn judge_lapse(&self, touch: &Touch) -> Judgement {
-        // A lease does not end because somebody learnt something late.
+        // A lease does not expire because an operator received an event late.
         let lag = self.scene.terms.lag;
         let within = Span {
             from: touch.at.saturating_sub(lag),
@@ -142,7 +142,7 @@ impl History<'_> {
         if unwanted || self.scene.weather.explains_lapse(touch.at) {
             return Judgement::Lapsed;
         }
-        let why = "it went with its lease, and nothing kept the operators from renewing it".to_owned();
+        let why = "the key expired with its lease, and no fault kept the operators from renewing it".to_owned();
         Judgement::Wrong(Kind::Lapse, why)
     }
 
@@ -150,19 +150,21 @@ impl History<'_> {
         let when = during(within);
         match value {
             None if right_before.is_empty() => {
-                let why = format!("it was deleted, and {when} its pod was ready and registered all the time");
+                let why = format!("the key was deleted although its pod was ready and registered all the time {when}");
                 Judgement::Wrong(Kind::Flap, why)
             }
             None => {
-                let why = format!("it was deleted for a reason that had passed and been followed before ({when})");
+                let why = format!(
+                    "the key was deleted for a reason that was over and that the operators had acted on ({when})"
+                );
                 Judgement::Wrong(Kind::Stale, why)
             }
             Some(value) => {
                 let ever = self.wishes.iter().any(|wish| wish.value.as_deref() == Some(value));
                 let (kind, when) = if ever {
-                    (Kind::Stale, format!("which was right once, but not {when}"))
+                    (Kind::Stale, format!("which was correct once, but not {when}"))
                 } else {
-                    (Kind::Unwanted, "which never was right".to_owned())
+                    (Kind::Unwanted, "which was never correct".to_owned())
                 };
                 Judgement::Wrong(kind, format!("{value} was written, {when}"))
             }

@@ -127,7 +127,7 @@ fn taken(touches: &BTreeMap<String, Vec<Touch>>) -> BTreeMap<&str, Vec<Span>> {
     for (key, touches) in touches {
         let ends = touches.iter().skip(1).map(|touch| touch.at).chain([Moment::MAX]);
         for (touch, to) in touches.iter().zip(ends) {
-            if touch.after == Holder::Stranger {
+            if touch.after == Holder::Foreign {
                 taken.entry(key).or_default().push(Span { from: touch.at, to });
             }
         }

@@ -119,7 +119,7 @@ fn with_local_traffic_the_weight_is_the_number_of_pods_on_the_node() {
 }
 
 #[test]
-fn a_service_and_its_pods_may_be_heard_of_in_another_order_than_ours() {
+fn service_and_its_pods_may_be_observed_in_another_order() {
     let mut story = story(true);
     story.serve(20.0, false);
     story.pod_on(20.1, "a", "n1", false);
@@ -133,7 +133,7 @@ fn a_service_and_its_pods_may_be_heard_of_in_another_order_than_ours() {
 }
 
 #[test]
-fn addresses_of_a_service_are_followed_and_go_with_the_last_pod_that_serves() {
+fn service_addresses_are_followed_until_the_last_pod_stops_serving() {
     let key = |name: &str| format!("/services/shop/orders/{name}");
     let mut story = Story::new();
     story.register(

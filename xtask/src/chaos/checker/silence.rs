@@ -13,7 +13,7 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
                     kind: Kind::Noise,
                     key: Some(key.clone()),
                     at: touch.at,
-                    why: format!("it became {} in a quiet time", named(&touch.after)),
+                    why: format!("the key became {} in a quiet period", named(&touch.after)),
                 });
             }
         }
@@ -23,7 +23,7 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
                     kind: Kind::Noise,
                     key: None,
                     at: sighting.at,
-                    why: format!("the registration {name} was written in a quiet time"),
+                    why: format!("the registration {name} was written in a quiet period"),
                 });
             }
         }

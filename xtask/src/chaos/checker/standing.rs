@@ -30,7 +30,7 @@ fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
             let Some(kind) = mismatch(wish, holder) else { continue };
             let value = match holder {
                 Holder::Ours { value, .. } => Some(value.as_str()),
-                Holder::Nobody | Holder::Stranger => None,
+                Holder::Absent | Holder::Foreign => None,
             };
             let wrong = scene.retained.not_allowed(key, value, span).into_iter();
             let calm = wrong
@@ -40,14 +40,14 @@ fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
             if calm <= scene.terms.bound {
                 continue;
             }
-            let wanted = wish.value.as_deref().unwrap_or("not there");
+            let wanted = wish.value.as_deref().unwrap_or("absent");
             let (is, bound) = (named(holder), scene.terms.bound.as_secs());
             violations.push(Violation {
                 kind,
                 key: Some(key.to_owned()),
                 at: span.from,
                 why: format!(
-                    "it should be {wanted} and is {is} {}, of that {:.1} s on end with all servers well ({bound} s are allowed)",
+                    "the key should be {wanted} and is {is} {}, {:.1} s of that with healthy servers ({bound} s allowed)",
                     during(span),
                     calm.as_secs_f64()
                 ),
@@ -60,7 +60,7 @@ fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
 fn mismatch(wish: &Wish, holder: &Holder) -> Option<Kind> {
     match (&wish.value, holder) {
         (None, Holder::Ours { .. }) => Some(Kind::Ghost),
-        (Some(_), Holder::Nobody) => Some(Kind::Loss),
+        (Some(_), Holder::Absent) => Some(Kind::Loss),
         (Some(wanted), Holder::Ours { value, .. }) if value != wanted => Some(Kind::Loss),
         // What the stranger holds is the stranger's.
         _ => None,
@@ -72,8 +72,8 @@ pub fn held<'a>(scene: &'a Scene<'_>, key: &str, span: Span) -> Vec<(&'a Holder,
     let touches = scene.touches(key);
     let mut held: Vec<(&Holder, Span)> = Vec::new();
     let mut from = Moment::ZERO;
-    let mut holder = &Holder::Nobody;
-    let last = touches.last().map_or(&Holder::Nobody, |touch| &touch.after);
+    let mut holder = &Holder::Absent;
+    let last = touches.last().map_or(&Holder::Absent, |touch| &touch.after);
     let changes = touches
         .iter()
         .map(|touch| (touch.at, &touch.after))

@@ -38,7 +38,7 @@ pub struct Story {
 }
 
 impl Story {
-    /// Somebody leads and has recorded a lease; `orders` is registered.
+    /// An operator leads and has recorded a lease; `orders` is registered.
     pub fn new() -> Self {
         let mut story = Self {
             record: Record::default(),
@@ -166,7 +166,7 @@ fn a_pod_that_comes_flaps_and_goes_with_its_key_is_right_and_measured() {
 }
 
 #[test]
-fn a_key_that_outlives_its_pod_is_a_ghost_only_where_all_was_well_for_long_enough() {
+fn key_outliving_its_pod_is_a_ghost_only_after_a_calm_period() {
     let mut story = Story::registered();
     story.ready(20.0, false);
     assert_eq!(story.kinds(), [Kind::Ghost]);
@@ -181,12 +181,12 @@ fn a_key_that_outlives_its_pod_is_a_ghost_only_where_all_was_well_for_long_enoug
 }
 
 #[test]
-fn an_operator_that_is_away_excuses_a_ghost_only_while_nobody_can_have_taken_over() {
+fn operator_outage_excuses_a_ghost_only_until_a_takeover_is_possible() {
     let mut story = Story::registered();
     story.ready(20.0, false);
     story.delete(KEY, 40.0);
     story.fault(FaultKind::OperatorKill, 19.0, 41.0, false);
-    // 40 s less the 19 + 3 + 2 by which somebody else leads.
+    // 40 s less the 19 + 3 + 2 after which another operator leads.
     assert!(story.kinds().contains(&Kind::Ghost));
     story.record.faults.clear();
     story.fault(FaultKind::OperatorsKill, 19.0, 41.0, true);
@@ -194,7 +194,7 @@ fn an_operator_that_is_away_excuses_a_ghost_only_while_nobody_can_have_taken_ove
 }
 
 #[test]
-fn an_operator_cut_off_from_kubernetes_excuses_a_ghost_until_another_leads() {
+fn operator_cut_off_from_kubernetes_excuses_a_ghost_until_a_takeover() {
     let mut story = Story::registered();
     story.ready(20.0, false);
     story.delete(KEY, 62.0);
@@ -221,7 +221,7 @@ fn a_ready_pod_without_its_key_or_with_another_value_is_a_loss() {
 }
 
 #[test]
-fn a_key_that_the_stranger_holds_is_no_loss_until_it_is_free() {
+fn foreign_key_is_no_loss_until_it_is_free() {
     let mut story = Story::new();
     story.put(KEY, 0.5, "stranger 1", 0);
     story.ready(1.0, true);
@@ -234,7 +234,7 @@ fn a_key_that_the_stranger_holds_is_no_loss_until_it_is_free() {
 }
 
 #[test]
-fn what_had_to_wait_for_the_stranger_was_not_slow() {
+fn wait_for_a_foreign_key_is_not_counted_as_latency() {
     let mut story = Story::new();
     story.put(KEY, 0.5, "stranger 1", 0);
     story.ready(1.0, true);
@@ -245,7 +245,7 @@ fn what_had_to_wait_for_the_stranger_was_not_slow() {
 }
 
 #[test]
-fn a_key_that_goes_and_comes_while_its_pod_stays_is_a_flap_even_in_a_fault() {
+fn key_restored_while_its_pod_stays_is_a_flap_even_during_a_fault() {
     let mut story = Story::registered();
     story.delete(KEY, 30.0);
     story.ours(30.1, VALUE);
@@ -255,7 +255,7 @@ fn a_key_that_goes_and_comes_while_its_pod_stays_is_a_flap_even_in_a_fault() {
 }
 
 #[test]
-fn a_flap_has_a_reason_in_a_change_that_was_noticed_late_because_of_a_fault() {
+fn flap_is_excused_by_a_change_noticed_late_because_of_a_fault() {
     let mut story = Story::registered();
     story.ready(20.0, false);
     story.ready(20.5, true);
@@ -267,7 +267,7 @@ fn a_flap_has_a_reason_in_a_change_that_was_noticed_late_because_of_a_fault() {
 }
 
 #[test]
-fn what_a_stale_leader_had_in_hand_is_found_when_it_lands_after_its_successor_s_write() {
+fn late_write_of_a_stale_leader_after_its_successor_is_detected() {
     let mut story = Story::registered();
     // Unready: the leader is paused before it deletes the key. Its successor does, and puts it back when the pod is ready.
     story.ready(20.0, false);
@@ -284,7 +284,7 @@ fn what_a_stale_leader_had_in_hand_is_found_when_it_lands_after_its_successor_s_
 }
 
 #[test]
-fn a_put_of_what_was_right_once_is_stale_and_of_what_never_was_is_unwanted() {
+fn put_of_a_former_value_is_stale_and_of_another_value_is_unwanted() {
     let mut story = Story::registered();
     story.ready(20.0, false);
     story.delete(KEY, 20.1);
@@ -298,14 +298,14 @@ fn a_put_of_what_was_right_once_is_stale_and_of_what_never_was_is_unwanted() {
 }
 
 #[test]
-fn pods_and_registrations_may_be_heard_of_in_another_order_than_ours() {
+fn pods_and_registrations_may_be_observed_in_another_order() {
     let mut story = Story::new();
     story.register(
         20.0,
         &json!({"formats": [{"type": "Plain", "plain": {"prefix": "/x"}}]}),
     );
     story.ready(20.01, true);
-    // Who heard of the pod first wrote what the registration said before.
+    // An operator that received the pod first wrote what the registration said before.
     story.ours(20.02, VALUE);
     story.delete(KEY, 20.03);
     story.put("/x/a", 20.03, VALUE, LEASE);
@@ -313,7 +313,7 @@ fn pods_and_registrations_may_be_heard_of_in_another_order_than_ours() {
 }
 
 #[test]
-fn who_hears_of_a_registration_first_may_still_have_to_follow_its_pod() {
+fn registration_observed_first_may_still_follow_its_pod_once() {
     let mut story = Story::registered();
     story.ready(20.0, false);
     story.register(20.1, &json!({"ports": [{"name": "admin", "port": 9090}]}));
@@ -337,7 +337,7 @@ fn the_same_value_written_again_is_found() {
 }
 
 #[test]
-fn a_lapse_needs_a_time_in_which_nobody_could_renew() {
+fn lapse_requires_a_period_in_which_no_replica_could_renew() {
     let mut story = Story::registered();
     story.lapse(40.0);
     story.put(RECORD, 40.0, "{}", LEASE);
@@ -367,7 +367,7 @@ fn a_lapse_has_no_reason_in_what_was_so_a_moment_before() {
 }
 
 #[test]
-fn a_write_while_nobody_leads_or_on_a_lease_that_is_not_recorded_is_unfenced() {
+fn write_without_leader_or_on_an_unrecorded_lease_is_unfenced() {
     let mut story = Story::registered();
     story.delete(LEADER, 19.0);
     story.ready(20.0, false);
@@ -380,7 +380,7 @@ fn a_write_while_nobody_leads_or_on_a_lease_that_is_not_recorded_is_unfenced() {
 }
 
 #[test]
-fn a_stranger_s_key_is_only_the_stranger_s_to_touch() {
+fn foreign_key_may_be_changed_only_by_its_owner() {
     let taken = || {
         let mut story = Story::new();
         story.put(KEY, 1.0, "stranger 1", 0);
@@ -456,7 +456,7 @@ fn moved(barred: bool) -> Story {
 }
 
 #[test]
-fn keys_of_the_spec_before_stay_as_long_as_a_stranger_bars_the_new_ones() {
+fn previous_spec_keys_may_stay_while_a_foreign_key_blocks_the_new_ones() {
     assert_eq!(moved(true).kinds(), []);
     let kinds = moved(false).kinds();
     assert!(
@@ -466,7 +466,7 @@ fn keys_of_the_spec_before_stay_as_long_as_a_stranger_bars_the_new_ones() {
 }
 
 #[test]
-fn keys_of_the_spec_before_are_ghosts_once_the_stranger_has_gone() {
+fn previous_spec_keys_are_ghosts_once_the_foreign_key_is_gone() {
     let mut story = moved(true);
     story.record.etcd.truncate(story.record.etcd.len() - 2);
     assert_eq!(story.kinds(), [Kind::Ghost, Kind::Loss]);
@@ -504,7 +504,7 @@ fn a_gate_that_opens_with_the_key_or_after_the_maximum_wait_is_right() {
 }
 
 #[test]
-fn a_gate_is_not_judged_by_a_registration_or_label_that_changed_at_that_time() {
+fn gate_is_not_judged_by_a_concurrent_registration_or_label_change() {
     let late = |from: f64| {
         let mut story = Story::new();
         story.fault(FaultKind::ApiserverKill, 10.0, 20.0, false);

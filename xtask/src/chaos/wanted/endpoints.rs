@@ -135,24 +135,24 @@ impl Registration {
 
     fn json(&self, endpoint: &Endpoint<'_>, port_name: &str, port: u64) -> Value {
         let mut json = Map::new();
-        let mut tell = |field: &str, value: Option<Value>| {
+        let mut report = |field: &str, value: Option<Value>| {
             if let Some(value) = value {
                 json.insert(field.to_owned(), value);
             }
         };
         let metadata = &endpoint.metadata;
         let address = endpoint.address.trim_matches(['[', ']']);
-        tell("address", Some(json!(address)));
-        tell("port", Some(json!(port)));
-        tell("portName", Some(json!(port_name)));
-        tell("version", endpoint.version.map(|version| json!(version)));
-        tell("weight", endpoint.weight.map(|weight| json!(weight)));
-        tell("zone", endpoint.zone.map(|zone| json!(zone)));
-        tell("node", endpoint.node.map(|node| json!(node)));
-        tell("pod", Some(json!(endpoint.name)));
-        tell("namespace", Some(json!(self.namespace)));
-        tell("service", Some(json!(self.service)));
-        tell("metadata", (!metadata.is_empty()).then(|| json!(metadata)));
+        report("address", Some(json!(address)));
+        report("port", Some(json!(port)));
+        report("portName", Some(json!(port_name)));
+        report("version", endpoint.version.map(|version| json!(version)));
+        report("weight", endpoint.weight.map(|weight| json!(weight)));
+        report("zone", endpoint.zone.map(|zone| json!(zone)));
+        report("node", endpoint.node.map(|node| json!(node)));
+        report("pod", Some(json!(endpoint.name)));
+        report("namespace", Some(json!(self.namespace)));
+        report("service", Some(json!(self.service)));
+        report("metadata", (!metadata.is_empty()).then(|| json!(metadata)));
         Value::Object(json)
     }
 }

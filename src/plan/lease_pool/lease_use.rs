@@ -9,7 +9,7 @@ use crate::plan::lease_groups::{LeaseGroup, LeaseGroups};
 
 /// The lease group of the keys on a lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(in crate::plan) enum Home {
+pub(in crate::plan) enum LeaseUse {
     /// The lease carries no keys and takes those of any group.
     Free,
     /// The lease carries keys of this group and takes more of them.
@@ -19,8 +19,8 @@ pub(in crate::plan) enum Home {
     Mixed,
 }
 
-impl Home {
-    /// Returns the home after one more key of `group`.
+impl LeaseUse {
+    /// Returns the use after one more key of `group`.
     pub(super) fn with(&self, group: Option<LeaseGroup>) -> Self {
         match (self, group) {
             (Self::Free, Some(group)) => Self::Of(group),
@@ -35,7 +35,7 @@ impl LeasePool {
     pub(in crate::plan) fn set_groups(&mut self, groups: LeaseGroups) {
         self.groups = groups;
         for lease in self.known.keys().copied().collect::<Vec<_>>() {
-            self.update_home(lease);
+            self.update_use(lease);
             self.reindex(lease);
         }
     }
@@ -92,61 +92,71 @@ impl LeasePool {
         count: usize,
         prefer: Option<LeaseId>,
     ) -> Option<LeaseId> {
-        let home = Home::Of(group.clone());
+        let lease_use = LeaseUse::Of(group.clone());
         let fits = |id: &LeaseId| self.room(*id) >= count;
-        let takes = |id: &LeaseId| matches!(self.home(*id), Some(Home::Free)) || self.home(*id) == Some(&home);
+        let takes = |id: &LeaseId| {
+            matches!(self.lease_use(*id), Some(LeaseUse::Free)) || self.lease_use(*id) == Some(&lease_use)
+        };
         let preferred = prefer.filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id) && takes(id));
-        let first = |home: Home| self.roomy.get(&(ttl, home))?.iter().copied().find(fits);
+        let first = |lease_use: LeaseUse| self.roomy.get(&(ttl, lease_use))?.iter().copied().find(fits);
         let chosen = preferred
-            .or_else(|| first(home.clone()))
-            .or_else(|| first(Home::Free))?;
+            .or_else(|| first(lease_use.clone()))
+            .or_else(|| first(LeaseUse::Free))?;
         self.unfile(chosen);
         let lease = self.known.get_mut(&chosen).expect("a roomy lease is known");
         lease.reserved += count;
-        lease.home = home;
+        lease.usage = lease_use;
         self.reindex(chosen);
         Some(chosen)
     }
 
-    pub(in crate::plan) fn home(&self, lease: LeaseId) -> Option<&Home> {
-        self.known.get(&lease).map(|known| &known.home)
+    /// Reserves room on a known lease for `key`, which is being written to it.
+    pub(super) fn reserve_for(&mut self, id: LeaseId, key: &Key) {
+        let Some(lease) = self.known.get_mut(&id) else { return };
+        lease.reserved += 1;
+        let lease_use = lease.usage.with(self.groups.of(key));
+        self.set_use(id, lease_use);
+    }
+
+    pub(in crate::plan) fn lease_use(&self, lease: LeaseId) -> Option<&LeaseUse> {
+        self.known.get(&lease).map(|known| &known.usage)
     }
 
     /// Frees a lease for any group if it carries no keys and none are being written to it.
     pub(super) fn vacate(&mut self, id: LeaseId) {
         let empty = |lease: &Lease| lease.keys.is_empty() && lease.reserved == 0;
         if self.known.get(&id).is_some_and(empty) {
-            self.set_home(id, Home::Free);
+            self.set_use(id, LeaseUse::Free);
         }
     }
 
-    /// Determines the home of a lease from its keys.
-    pub(super) fn update_home(&mut self, id: LeaseId) {
+    /// Determines the use of a lease from its keys.
+    pub(super) fn update_use(&mut self, id: LeaseId) {
         let Some(lease) = self.known.get(&id) else { return };
         let mut groups = lease.keys.iter().map(|key| self.groups.of(key));
-        let home = match groups.next() {
-            // Keys that are being written set the home when they are there.
+        let lease_use = match groups.next() {
+            // Keys that are being written set the use when they are there.
             None if lease.reserved > 0 => return,
-            None => Home::Free,
-            Some(Some(first)) if groups.all(|other| other.as_ref() == Some(&first)) => Home::Of(first),
-            Some(_) => Home::Mixed,
+            None => LeaseUse::Free,
+            Some(Some(first)) if groups.all(|other| other.as_ref() == Some(&first)) => LeaseUse::Of(first),
+            Some(_) => LeaseUse::Mixed,
         };
-        self.set_home(id, home);
+        self.set_use(id, lease_use);
     }
 
-    pub(super) fn set_home(&mut self, id: LeaseId, home: Home) {
-        if self.home(id) != Some(&home) {
+    pub(super) fn set_use(&mut self, id: LeaseId, lease_use: LeaseUse) {
+        if self.lease_use(id) != Some(&lease_use) {
             self.unfile(id);
             if let Some(lease) = self.known.get_mut(&id) {
-                lease.home = home;
+                lease.usage = lease_use;
             }
         }
     }
 
-    /// Removes a lease from the index of its home. Call before the home changes.
+    /// Removes a lease from the index of its use. Call before the use changes.
     pub(super) fn unfile(&mut self, id: LeaseId) {
         if let Some(lease) = self.known.get(&id)
-            && let Entry::Occupied(mut roomy) = self.roomy.entry((lease.ttl, lease.home.clone()))
+            && let Entry::Occupied(mut roomy) = self.roomy.entry((lease.ttl, lease.usage.clone()))
         {
             roomy.get_mut().remove(&id);
             if roomy.get().is_empty() {
@@ -155,12 +165,12 @@ impl LeasePool {
         }
     }
 
-    /// Updates the indexes after the state, home or room of a lease has changed.
+    /// Updates the indexes after the state, use or room of a lease has changed.
     pub(super) fn reindex(&mut self, id: LeaseId) {
         let room = self.room(id);
         let Some(lease) = self.known.get(&id) else { return };
-        if lease.state == State::Open && !lease.denied && room > 0 && lease.home != Home::Mixed {
-            let roomy = self.roomy.entry((lease.ttl, lease.home.clone())).or_default();
+        if lease.state == State::Open && !lease.denied && room > 0 && lease.usage != LeaseUse::Mixed {
+            let roomy = self.roomy.entry((lease.ttl, lease.usage.clone())).or_default();
             roomy.insert(id);
             self.offered.insert(id);
         } else {
@@ -169,7 +179,7 @@ impl LeasePool {
         }
         let lease = &self.known[&id];
         file(&mut self.fresh, id, lease.state == State::Fresh);
-        file(&mut self.doubtful, id, lease.state == State::Doubtful);
+        file(&mut self.unconfirmed, id, lease.state == State::Unconfirmed);
         file(&mut self.denied, id, lease.denied);
     }
 }

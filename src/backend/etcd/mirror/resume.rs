@@ -1,0 +1,70 @@
+//! Continues the watches of a broken stream where they ended. A short outage of etcd, or of a member, then costs what has
+//! changed meanwhile, and not a list of every key.
+
+use super::{Interruption, Mirror};
+use crate::backend::etcd::error::Error;
+use crate::backend::etcd::requests::Read;
+use crate::backend::etcd::watches::Watches;
+use crate::model::{KeyValue, Prefix, Revision};
+
+impl Mirror {
+    /// Adds the watches of the last stream to `watches`, but for those whose history etcd has compacted away. Returns false
+    /// if all prefixes must be listed.
+    pub(super) async fn resume(&mut self, watches: &mut Watches) -> Result<bool, Interruption> {
+        if self.positions.is_empty() {
+            return Ok(false);
+        }
+        let Some(newest) = self.read_proof().await? else {
+            self.positions.clear();
+            return Ok(false);
+        };
+        for (root, from) in self.not_compacted(newest).await? {
+            watches.add(root, from).await?;
+        }
+        Ok(true)
+    }
+
+    /// Returns the newest revision of etcd if its history contains the newest write that the mirror has reported. The
+    /// cluster's id and revision alone are no proof: an etcd that was restored from a backup may have the same id, and a
+    /// higher revision if it has been written to since.
+    async fn read_proof(&mut self) -> Result<Option<Revision>, Interruption> {
+        let Some((key, newest)) = self.history.newest.clone() else {
+            return Ok(None);
+        };
+        let Read {
+            held,
+            cluster_id,
+            revision,
+        } = self.connection.get_at(&key, None).await?;
+        if !self.history.agrees(cluster_id, revision) {
+            return Err(Interruption::Restored);
+        }
+        let is_newest = |held: Option<KeyValue>| held.as_ref() == Some(&newest);
+        if is_newest(held) {
+            return Ok(Some(revision));
+        }
+        match self.connection.get_at(&key, Some(newest.mod_revision)).await {
+            Ok(then) => Ok(is_newest(then.held).then_some(revision)),
+            Err(error) if error.is_compacted() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns the positions whose history etcd still has. `newest`: its newest revision.
+    async fn not_compacted(&mut self, newest: Revision) -> Result<Vec<(Prefix, Revision)>, Error> {
+        self.positions.sort_by_key(|(_, from)| *from);
+        let (mut low, mut high) = (0, self.positions.len());
+        // Usually nothing is compacted away, so the search begins with the oldest position.
+        let mut middle = 0;
+        while low < high {
+            let at = self.positions[middle].1.min(newest);
+            match self.connection.get_at(self.essential.prefix(), Some(at)).await {
+                Ok(_) => high = middle,
+                Err(error) if error.is_compacted() => low = middle + 1,
+                Err(error) => return Err(error),
+            }
+            middle = usize::midpoint(low, high);
+        }
+        Ok(self.positions[low..].to_vec())
+    }
+}
