@@ -19,6 +19,9 @@ use crate::model::{
 };
 use crate::peer::PeerStatuses;
 
+/// The TTL of leases whose TTL in the other store is not known.
+const FILLED_TTL: Duration = Duration::from_hours(1);
+
 /// Clones share the content.
 #[derive(Clone, Debug, Default)]
 pub struct Memory(Arc<Shared>);
@@ -106,8 +109,10 @@ impl Content {
     }
 
     fn grant(&mut self, ttl: Duration, now: Instant) -> LeaseId {
-        self.last_lease += 1;
-        let id = LeaseId(self.last_lease);
+        // The content of another store may have any ids.
+        let mut ids = (self.last_lease + 1..).map(LeaseId);
+        let id = ids.find(|id| !self.leases.contains_key(id)).expect("ids are left");
+        self.last_lease = id.0;
         self.leases.insert(id, Lease { ttl, end: now + ttl });
         id
     }
@@ -205,6 +210,30 @@ impl Content {
 }
 
 impl Memory {
+    /// Adds keys of another store as they were there at `revision`, with their leases. No mirror may run yet.
+    pub fn fill(&self, revision: Revision, entries: &[(Key, KeyValue)]) {
+        self.with(|content, now| {
+            content.revision = content.revision.max(revision);
+            for (key, held) in entries {
+                let (ttl, end) = (FILLED_TTL, now + FILLED_TTL);
+                if held.lease != LeaseId::NONE {
+                    content.leases.entry(held.lease).or_insert(Lease { ttl, end });
+                }
+                content.keys.insert(key.clone(), held.clone());
+            }
+        });
+    }
+
+    /// Returns what is under `key` now.
+    pub fn peek(&self, key: &Key) -> Option<KeyValue> {
+        self.with(|content, _| content.keys.get(key).cloned())
+    }
+
+    /// Returns the revision of the last change.
+    pub fn revision(&self) -> Revision {
+        self.with(|content, _| content.revision)
+    }
+
     /// Runs `act` on the content as of now, and wakes the candidates if that changes anything.
     fn with<T>(&self, act: impl FnOnce(&mut Content, Instant) -> T) -> T {
         let (mut content, now) = (self.lock(), Instant::now());

@@ -87,6 +87,11 @@ impl Entry {
         self.refusal.as_ref().map(|refusal| refusal.reason.as_str())
     }
 
+    /// Why the newest spec is not in force, as text.
+    pub fn why_refused(&self) -> Option<&str> {
+        self.refusal.as_ref().map(|refusal| refusal.message.as_str())
+    }
+
     pub fn in_force(&self) -> Option<&Compiled> {
         self.in_force.as_deref()
     }

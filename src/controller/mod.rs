@@ -36,9 +36,8 @@ mod write_limit;
 
 pub use access::{Unresolved, Wrong, resolve, sources};
 pub use annotations::{Problem, annotated_registration};
-pub use compile::Invalid;
 pub use failure::Failure;
-pub use preview::{Change, ClusterState, Outcome, Preview, Refusal, meet};
+pub use preview::{Change, ClusterState, Outcome, Preview, Refusal};
 pub use purge::{Purge, PurgeError, Purged};
 pub use run::{MetricsAuth, Options, run};
 
@@ -61,7 +60,7 @@ use self::services::Services;
 use self::state::State;
 use self::streams::Streams;
 use self::unclear::UnclearRegistrations;
-use self::worker::{Command, Context, MissingPod, Outdated};
+use self::worker::{Command, MissingPod, Outdated};
 use self::workers::Workers;
 use crate::backend::Access;
 use crate::index::{DirtyMark, NamespaceCache, Pod, PodChange};
@@ -103,8 +102,8 @@ pub struct Controller {
 
 impl Controller {
     /// Starts with empty caches. State that must survive a restart is published in `state`.
-    pub fn new(context: Context, state: watch::Sender<Option<State>>, shutdown: CancellationToken) -> Self {
-        let streams = Streams::new(context.checkpoint.watch_scope());
+    pub fn new(workers: Workers, state: watch::Sender<Option<State>>) -> Self {
+        let context = workers.context();
         Self {
             cache: context.cache.clone(),
             registries: HashMap::new(),
@@ -114,8 +113,8 @@ impl Controller {
             annotations: AnnotatedServices::default(),
             sources: HashMap::new(),
             tenants: NamespaceCache::default(),
-            workers: Workers::new(context, shutdown),
-            streams,
+            streams: Streams::new(context.checkpoint.watch_scope()),
+            workers,
             outdated: None,
             registration_lists: Relists::default(),
             registry_list: 0,

@@ -160,6 +160,20 @@ impl PrefixOverlaps {
         entry.readings.iter().enumerate().filter_map(suppressed).collect()
     }
 
+    /// Returns the other registrations with which formats of `registration` overlap, whichever of them are suppressed.
+    pub fn overlapping(&self, registration: &RegistrationRef) -> BTreeSet<RegistrationRef> {
+        let entry = self.entries.get(registration).into_iter();
+        let readings = entry.flat_map(|entry| {
+            entry
+                .readings
+                .iter()
+                .flatten()
+                .map(move |(reading, _)| (entry, reading))
+        });
+        let touching = readings.flat_map(|(entry, reading)| self.touching(entry, reading));
+        touching.map(|other| other.rank.1).collect()
+    }
+
     /// Returns the registrations that overlap a format of `entry` and claimed their prefix later.
     fn younger(&self, entry: &RegistrationPrefixes) -> BTreeSet<RegistrationRef> {
         let touching = entry.readings.iter().flatten().flat_map(|(reading, since)| {

@@ -1,37 +1,32 @@
 //! Predicts what the operator would write, by the operator's own code up to the point where it would write. For users
 //! who want to know before they apply an object.
 //!
-//! Pure: the caller passes in what Kubernetes and etcd contain.
+//! Makes no calls: the caller passes in what Kubernetes and etcd contain.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::iter;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use super::compile::{self, Compiled, Invalid, References, compile};
-use super::worker::guard_settings;
-use crate::api::{GuardMode, RegistrySpec, ServiceRegistration};
-use crate::format::RecordFormats;
-use crate::index::{EndpointSlice, Index, NamespaceCache, NamespaceLabels, Node, ObjectCache, Pod, Service};
-use crate::model::{
-    Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, RegistrationRef, Revision, Transaction, TxnOutcome,
-    Value,
-};
-use crate::plan::{Conflict, EndpointKind, GuardSettings, Holder, MetaKeys, Moment, Planner, PodState, Step};
+use kube::Resource;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
-/// Why a registration would be rejected.
+use super::worker::{Context, PreviewWorker, guard_settings};
+use super::workers::{NewWorker, Workers};
+use super::{Controller, compile};
+use crate::api::{Guard, GuardMode, RecordFormat, Registry, RegistrySpec, ServiceRegistration};
+use crate::index::{EndpointSlice, NamespaceLabels, Node, Pod, Service};
+use crate::kube::{ObjectEvent, WatchEvent};
+use crate::model::{Key, KeyValue, NamespaceScope, Prefix, RegistrationRef, Revision, Value};
+use crate::plan::{Conflict, EndpointKind, Hold, Holder};
+
+/// How long the lease of the election lasts, in seconds: longer than any preview.
+const SESSION_TTL: u32 = 3600;
+
+/// Why a registration would be rejected, in the operator's words.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error(transparent)]
-    Invalid(#[from] Invalid),
-    /// A prefix of the registration overlaps the Registry's metaPrefix.
-    #[error("the prefix {scope} and the Registry's metaPrefix {meta} overlap: use a prefix outside of it")]
-    Reserved {
-        /// The registration's prefix.
-        scope: String,
-        /// The Registry's metaPrefix.
-        meta: String,
-    },
-}
+#[error("{0}")]
+pub struct Refusal(String);
 
 /// What would happen to one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,21 +83,20 @@ impl Outcome {
 pub struct ClusterState {
     pub pods: Vec<Pod>,
     pub nodes: Vec<Node>,
-    /// When this was so, as the time since 1970.
-    pub at: Duration,
-    services: ObjectCache<Service>,
-    slices: ObjectCache<EndpointSlice>,
+    /// By namespace and name.
+    services: BTreeMap<(String, String), Service>,
+    slices: BTreeMap<(String, String), EndpointSlice>,
 }
 
 impl ClusterState {
     pub fn add_service(&mut self, service: Service) {
-        let (namespace, name) = (service.namespace.clone(), service.name.clone());
-        self.services.apply(&namespace, &name, service);
+        let key = (service.namespace.clone(), service.name.clone());
+        self.services.insert(key, service);
     }
 
     /// Adds a Service as if its manifest were applied: the server keeps what it has allocated.
     pub fn apply_service(&mut self, mut service: Service) {
-        let known = self.services.get(&service.namespace, &service.name);
+        let known = self.services.get(&(service.namespace.clone(), service.name.clone()));
         if let Some(known) = known.filter(|known| known.kind == service.kind) {
             if service.cluster_ips.is_empty() {
                 service.cluster_ips = known.cluster_ips;
@@ -122,70 +116,27 @@ impl ClusterState {
     }
 
     pub fn add_slice(&mut self, slice: EndpointSlice) {
-        let (namespace, name) = (slice.namespace.clone(), slice.name.clone());
-        self.slices.apply(&namespace, &name, slice);
-    }
-
-    fn references<'a>(&'a self, record_formats: &'a RecordFormats, registry: &'a RegistrySpec) -> References<'a> {
-        References {
-            record_formats,
-            default_formats: &registry.defaults.formats,
-            services: &self.services,
-            slices: &self.slices,
-        }
+        let key = (slice.namespace.clone(), slice.name.clone());
+        self.slices.insert(key, slice);
     }
 }
 
-/// Whether the prefixes of the two registrations overlap. An invalid registration has no prefixes.
-pub fn meet(
-    a: &ServiceRegistration,
-    b: &ServiceRegistration,
-    cluster: &ClusterState,
-    record_formats: &RecordFormats,
-    registry: &RegistrySpec,
-) -> bool {
-    let scopes = |registration| {
-        let compiled = compile(registration, cluster.references(record_formats, registry));
-        let bindings = compiled.map(|compiled| compiled.bindings).unwrap_or_default();
-        bindings
-            .into_iter()
-            .map(|binding| binding.format.scope().clone())
-            .collect()
-    };
-    let (a, b): (Vec<Prefix>, Vec<Prefix>) = (scopes(a), scopes(b));
-    let near = |a: &Prefix, b: &Prefix| a.contains(b.prefix()) || b.contains(a.prefix());
-    a.iter().any(|a| b.iter().any(|b| near(a, b)))
-}
-
-/// A registration of the preview.
-struct Part {
-    compiled: Compiled,
-    /// Why some formats may not be written.
-    denial: Option<String>,
-    /// The prefixes of its keys, by its current and its earlier specs.
-    scopes: BTreeSet<Prefix>,
-}
-
-/// Returns settings under which every unconfirmed removal is a decision of the guard.
-fn decide_everything(spec: &RegistrySpec) -> GuardSettings {
-    match spec.guard.mode {
-        GuardMode::Off => GuardSettings::OFF,
-        GuardMode::Warn | GuardMode::Hold => GuardSettings::EVERYTHING,
-    }
-}
-
-/// The operator of one Registry, without connections to Kubernetes and etcd.
+/// The operator of one Registry, without connections to Kubernetes and etcd: the controller, fed with what was listed,
+/// and a worker on a store in memory with the keys of etcd.
 pub struct Preview {
+    name: Arc<str>,
     spec: RegistrySpec,
-    cluster: ClusterState,
-    index: Index,
-    tenants: NamespaceCache,
-    planner: Planner,
-    parts: BTreeMap<RegistrationRef, Part>,
+    controller: Box<Controller>,
+    /// The workers that the controller starts.
+    started: mpsc::UnboundedReceiver<NewWorker>,
+    worker: Option<Box<PreviewWorker>>,
+    /// The number of objects passed in. It is the generation of each: whatever is passed in again counts as edited.
+    generation: i64,
+    /// The prefixes of the keys of each registration, by its current and its earlier specs.
+    scopes: BTreeMap<RegistrationRef, BTreeSet<Prefix>>,
     in_etcd: BTreeMap<Key, KeyValue>,
     /// The endpoints of registrations that are not passed in.
     endpoints_of_others: usize,
-    newest: Revision,
 }
 
 /// What the guard would decide about.
@@ -198,111 +149,154 @@ struct UnconfirmedRemovals {
     of: usize,
 }
 
+/// The events of a watch that lists these objects.
+fn list<T>(
+    event: impl Fn(ObjectEvent<T>) -> WatchEvent,
+    objects: impl IntoIterator<Item = T>,
+) -> impl Iterator<Item = WatchEvent> {
+    let objects = objects.into_iter().map(ObjectEvent::Applied);
+    let all = iter::once(ObjectEvent::ListBegins).chain(objects);
+    all.chain([ObjectEvent::ListComplete]).map(event)
+}
+
 impl Preview {
     /// Returns a preview for the Registry `name` of the cluster `cluster_id`.
     pub fn new(cluster_id: &str, name: &str, spec: RegistrySpec, cluster: ClusterState) -> Self {
-        let mut index = Index::new();
-        index.begin_node_relist();
-        for node in &cluster.nodes {
-            index.apply_node(node);
-        }
-        index.end_node_relist();
-        for pod in &cluster.pods {
-            index.apply_pod(pod);
-        }
-        let meta = MetaKeys::of_registry(&spec.etcd.meta_prefix, cluster_id, name);
-        let keys_per_lease = usize::try_from(spec.limits.keys_per_lease).unwrap_or(usize::MAX);
-        let mut planner = Planner::new(meta, keys_per_lease);
-        planner.set_time(Moment {
-            now: Instant::now(),
-            unix: cluster.at,
-        });
-        planner.set_guard(decide_everything(&spec));
-        Self {
-            planner,
-            spec,
-            cluster,
-            index,
-            tenants: NamespaceCache::default(),
-            parts: BTreeMap::new(),
+        const ALL: NamespaceScope = NamespaceScope::Cluster;
+        let context = Context {
+            session_ttl: SESSION_TTL,
+            ..Context::detached(cluster_id, "leasehold-plan")
+        };
+        let (starts, started) = mpsc::unbounded_channel();
+        // The receiver lives as long as the controller.
+        let launch = move |new, _: &mut _| drop(starts.send(new));
+        let workers = Workers::new(context, CancellationToken::new(), launch);
+        let mut controller = Box::new(Controller::new(workers, watch::Sender::new(None)));
+        let objects = iter::once(WatchEvent::Cluster(cluster_id.into()))
+            .chain(list(WatchEvent::Registry, []))
+            .chain(list(WatchEvent::RecordFormat, []))
+            .chain(list(|event| WatchEvent::Namespace(ALL, event), []))
+            .chain(list(WatchEvent::Node, cluster.nodes))
+            .chain(list(
+                |event| WatchEvent::Service(ALL, event),
+                cluster.services.into_values(),
+            ))
+            .chain(list(
+                |event| WatchEvent::EndpointSlice(ALL, event),
+                cluster.slices.into_values(),
+            ))
+            .chain(list(|event| WatchEvent::Pod(ALL, event), cluster.pods))
+            .chain(list(|event| WatchEvent::Registration(ALL, event), []));
+        controller.take_all(objects);
+        let mut preview = Self {
+            name: name.into(),
+            spec: spec.clone(),
+            controller,
+            started,
+            worker: None,
+            generation: 0,
+            scopes: BTreeMap::new(),
             in_etcd: BTreeMap::new(),
             endpoints_of_others: 0,
-            newest: 0,
+        };
+        preview.reconfigure(spec);
+        preview
+    }
+
+    fn apply(&mut self, event: WatchEvent) {
+        self.controller.take_all(iter::once(event));
+        while let Ok(new) = self.started.try_recv() {
+            self.worker = Some(Box::new(PreviewWorker::new(new)));
         }
     }
 
-    /// Changes the spec of the Registry. It applies to the registrations that are added afterwards, also to those that are
-    /// added again.
+    /// Returns an object as the apiserver would return it after another edit.
+    fn edited<K: Resource + Clone>(&mut self, object: &K) -> K {
+        self.generation += 1;
+        let mut object = object.clone();
+        object.meta_mut().generation = Some(self.generation);
+        object
+    }
+
+    /// Changes the spec of the Registry.
     pub fn reconfigure(&mut self, spec: RegistrySpec) {
-        self.planner.set_guard(decide_everything(&spec));
+        let mut registry = Registry::new(&self.name, spec.clone());
+        let changed = &mut registry.spec;
+        // The preview reads an etcd that the caller has connected to, and serves the Registry whatever its class is.
+        (changed.class, changed.etcd.tls, changed.etcd.auth) = (None, None, None);
+        // Limits change when something is written, not what.
+        changed.limits.keys_per_second = u32::MAX;
+        changed.limits.changes_per_second_per_namespace = u32::MAX;
+        // Every unconfirmed removal is a decision of the guard, so that the plan can show all of them.
+        if changed.guard.mode != GuardMode::Off {
+            changed.guard = Guard {
+                mode: GuardMode::Hold,
+                window_seconds: 0,
+                max_loss_percent: 0,
+                min_endpoints: 1,
+                ..Guard::default()
+            };
+        }
         self.spec = spec;
+        let registry = Box::new(self.edited(&registry));
+        self.apply(WatchEvent::Registry(ObjectEvent::Applied(registry)));
     }
 
     /// Adds a namespace. If the Registry has access rules, its namespaces must be added before their registrations:
     /// otherwise nothing is written for these.
     pub fn settle(&mut self, tenant: NamespaceLabels) {
-        self.tenants.apply(tenant);
+        self.apply(WatchEvent::Namespace(
+            NamespaceScope::Cluster,
+            ObjectEvent::Applied(tenant),
+        ));
     }
 
-    /// Adds a registration. It replaces one of the same name, like a change of the object. `record_formats` must
-    /// contain the formats that it uses.
-    pub fn register(
-        &mut self,
-        registration: &ServiceRegistration,
-        record_formats: &RecordFormats,
-    ) -> Result<RegistrationRef, Refusal> {
-        let references = self.cluster.references(record_formats, &self.spec);
-        let mut compiled = compile(registration, references)?;
-        if let Some(reserved) = compiled.reserved([("", &self.spec)].into_iter()) {
-            return Err(Refusal::Reserved {
-                scope: reserved.scope.prefix().to_owned(),
-                meta: self.spec.etcd.meta_prefix.clone(),
-            });
-        }
+    /// Adds or replaces a RecordFormat.
+    pub fn add_record_format(&mut self, format: &RecordFormat) {
+        let format = Box::new(self.edited(format));
+        self.apply(WatchEvent::RecordFormat(ObjectEvent::Applied(format)));
+    }
+
+    /// Adds a registration. It replaces one of the same name, like a change of the object. Of two registrations that
+    /// overlap, and that have never been carried out, the first one counts as the earlier one.
+    pub fn register(&mut self, registration: &ServiceRegistration) -> Result<RegistrationRef, Refusal> {
         let reference = compile::reference(registration);
-        if let Some(former) = self.parts.get(&reference)
-            && !former.compiled.identity.is_same(&compiled.identity)
-        {
-            let previous = Compiled {
-                previous: None,
-                ..former.compiled.clone()
-            };
-            compiled.previous = Some(Box::new(previous));
+        let object = ObjectEvent::Applied(Box::new(self.edited(registration)));
+        self.apply(WatchEvent::Registration(NamespaceScope::Cluster, object));
+        let cache = self.controller.cache.read();
+        let entry = &cache.entries[&reference];
+        if let Some(compiled) = entry.in_force() {
+            let scopes = self.scopes.entry(reference.clone()).or_default();
+            scopes.extend(compiled.settings(&self.spec).prefixes);
         }
-        let verdict = compiled.submit(&self.spec, &self.tenants);
-        let settings = compiled.settings(&self.spec);
-        let mut scopes: BTreeSet<Prefix> = settings.prefixes.iter().cloned().collect();
-        self.planner.set_settings(&reference, settings);
-        self.planner.set_quota(&reference.namespace, verdict.quota);
-        self.planner.forbid(&reference, verdict.forbidden);
-        if let Some(former) = self.parts.get(&reference)
-            && former.compiled.registration == compiled.registration
-        {
-            // A RecordFormat may have changed what the formats write, and the index does not see that.
-            self.index.delete_registration(&reference);
+        match entry.why_refused() {
+            Some(cause) => Err(Refusal(cause.trim_end_matches('.').to_owned())),
+            None => Ok(reference),
         }
-        for touch in self.index.apply_registration(compiled.registration.clone()) {
-            let if_ready = || self.index.view_if_ready(&reference, &touch.pod);
-            let view = self.index.view(&reference, &touch.pod);
-            let presence = PodState::of(view, if_ready, &compiled.bindings)
-                .keeping(|| compiled.previously(&self.index, &touch.pod), false);
-            self.planner.set_pod_state(&reference, &touch.pod, presence);
-        }
-        if let Some(former) = self.parts.remove(&reference) {
-            scopes.extend(former.scopes);
-        }
-        let part = Part {
-            compiled,
-            denial: verdict.denial,
-            scopes,
+    }
+
+    /// Returns the registrations without which it is not known what those of `wanted` would write: they share a namespace
+    /// and so its quota, they have keys below the same prefixes, or their formats overlap.
+    pub fn concerned(&self, wanted: &HashSet<RegistrationRef>) -> HashSet<RegistrationRef> {
+        let namespaces: HashSet<&Arc<str>> = wanted.iter().map(|one| &one.namespace).collect();
+        let scopes: Vec<&Prefix> = wanted.iter().filter_map(|one| self.scopes.get(one)).flatten().collect();
+        let near = |a: &Prefix, b: &Prefix| a.contains(b.prefix()) || b.contains(a.prefix());
+        let is_near = |theirs: &BTreeSet<Prefix>| theirs.iter().any(|a| scopes.iter().any(|b| near(a, b)));
+        let is_concerned = |(one, theirs): &(&RegistrationRef, &BTreeSet<Prefix>)| {
+            namespaces.contains(&one.namespace) || is_near(theirs)
         };
-        self.parts.insert(reference.clone(), part);
-        Ok(reference)
+        let concerned = self.scopes.iter().filter(is_concerned).map(|(one, _)| one.clone());
+        let overlapping = wanted.iter().flat_map(|one| self.controller.overlaps.overlapping(one));
+        concerned.chain(overlapping).collect()
+    }
+
+    fn worker(&mut self) -> &mut PreviewWorker {
+        self.worker.as_mut().expect("the Registry was applied")
     }
 
     /// Returns the prefixes to pass to [`Self::observe`]: the operator's own records and those of the registrations.
     pub fn scopes(&mut self) -> BTreeSet<Prefix> {
-        self.planner.take_changed_prefixes().unwrap_or_default()
+        self.worker().prefixes()
     }
 
     /// Adds the endpoints of registrations that are not passed in. The guard measures a loss against them, too.
@@ -312,81 +306,24 @@ impl Preview {
 
     /// Adds the keys that etcd has below `scope` at `revision`.
     pub fn observe(&mut self, scope: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
-        self.newest = self.newest.max(revision);
         self.in_etcd.extend(entries.iter().cloned());
-        self.planner.observe(Observation::Snapshot {
-            scope,
-            revision,
-            entries,
-        });
+        self.worker().observe(scope, revision, entries);
     }
 
-    /// Simulates the planner's transactions until nothing is left to do. Returns the outcome of each registration of
-    /// `wanted`.
-    pub fn outcomes(mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
-        self.planner.kubernetes_is_complete();
+    /// Has the worker carry out everything. Returns the outcome of each registration of `wanted`.
+    pub async fn outcomes(&mut self, wanted: &[RegistrationRef]) -> Vec<Outcome> {
         let mut unconfirmed = UnconfirmedRemovals::default();
-        let mut written: BTreeMap<Key, Option<Value>> = BTreeMap::new();
-        let mut next_lease = i64::MAX;
-        self.approve(&mut unconfirmed);
-        // What the newest spec replaces is in doubt only once its keys can be written.
-        loop {
-            self.carry_out(&mut written, &mut next_lease);
-            if !self.approve(&mut unconfirmed) {
-                break;
-            }
-        }
+        let on_hold = |hold: &Hold| {
+            unconfirmed.keys.extend(hold.keys().cloned());
+            unconfirmed.lost += hold.lost;
+            unconfirmed.of = unconfirmed.of.max(hold.of);
+        };
+        Box::pin(self.worker().carry_out(on_hold)).await;
         let held = self.held_back(unconfirmed);
-        let outcome = |registration| self.outcome(registration, &written, &held);
-        wanted.iter().filter_map(outcome).collect()
-    }
-
-    /// Simulates transactions until the planner has nothing to do.
-    fn carry_out(&mut self, written: &mut BTreeMap<Key, Option<Value>>, next_lease: &mut i64) {
-        while let Some(step) = self.planner.next(&(), Transaction::MAX_OPS, 0) {
-            match step {
-                Step::Continue => {}
-                Step::Grant { ttl, count } => {
-                    for _ in 0..count {
-                        self.planner.granted(LeaseId(*next_lease), ttl);
-                        *next_lease -= 1;
-                    }
-                }
-                Step::Write(ticket, transaction) => {
-                    self.newest += 1;
-                    let verdict = TxnOutcome::Applied {
-                        revision: self.newest,
-                        results: transaction.ops.iter().map(|_| OpResult::Done).collect(),
-                    };
-                    self.planner.complete(ticket, Some(verdict));
-                    written.extend(transaction.ops.into_iter().filter_map(|op| match op {
-                        Op::Put { key, value, .. } => Some((key, Some(value))),
-                        Op::Delete { key, .. } => Some((key, None)),
-                        Op::Check { .. } => None,
-                    }));
-                }
-            }
-        }
-    }
-
-    /// Approves the removals that are unconfirmed, so that the plan continues, and adds them to `unconfirmed`. Returns whether
-    /// there were any.
-    fn approve(&mut self, unconfirmed: &mut UnconfirmedRemovals) -> bool {
-        // The guard uses only the time between two moments, and here is only one.
-        let moment = Moment {
-            now: Instant::now(),
-            unix: Duration::ZERO,
-        };
-        self.planner.decide_removals(moment, None, || "plan".to_owned());
-        let Some(hold) = self.planner.hold() else {
-            return false;
-        };
-        unconfirmed.keys.extend(hold.keys().cloned());
-        unconfirmed.lost += hold.lost;
-        unconfirmed.of = unconfirmed.of.max(hold.of);
-        let id = hold.id.clone();
-        self.planner.decide_removals(moment, Some(&id), String::new);
-        true
+        wanted
+            .iter()
+            .filter_map(|registration| self.outcome(registration, &held))
+            .collect()
     }
 
     /// Returns the keys that the guard would hold back.
@@ -397,72 +334,63 @@ impl Preview {
         if is_held { unconfirmed.keys } else { BTreeSet::new() }
     }
 
-    fn outcome(
-        &self,
-        registration: &RegistrationRef,
-        written: &BTreeMap<Key, Option<Value>>,
-        held: &BTreeSet<Key>,
-    ) -> Option<Outcome> {
-        let (part, report) = (self.parts.get(registration)?, self.planner.report(registration)?);
-        let others: HashSet<&Key> = report
-            .conflicts
-            .iter()
-            .filter(|conflict| conflict.holder != Holder::Registration(registration.clone()))
-            .map(|conflict| &conflict.key)
-            .collect();
-        let mut keys = BTreeMap::new();
-        for key in report.endpoints.iter().flat_map(|endpoint| &endpoint.keys) {
-            if let Some(change) = self.change(key, written).filter(|_| !others.contains(key)) {
-                keys.insert(key.clone(), change);
-            }
-        }
-        for (key, _) in written.iter().filter(|(_, value)| value.is_none()) {
-            if part.scopes.iter().any(|scope| scope.contains(key))
-                && let Some(held) = self.in_etcd.get(key)
-            {
-                keys.insert(key.clone(), Change::Remove(held.value.clone()));
-            }
-        }
+    fn outcome(&self, registration: &RegistrationRef, held: &BTreeSet<Key>) -> Option<Outcome> {
+        let worker = self.worker.as_ref()?;
+        let cache = self.controller.cache.read();
+        let compiled = cache.entries.get(registration)?.in_force()?;
+        let report = worker.planner().report(registration)?;
+        let is_other = |conflict: &&Conflict| conflict.holder != Holder::Registration(registration.clone());
+        let others = report.conflicts.iter().filter(is_other);
+        let others: HashSet<&Key> = others.map(|conflict| &conflict.key).collect();
+        let mine = report.endpoints.iter().flat_map(|endpoint| &endpoint.keys);
+        let mine = mine.filter(|key| !others.contains(key));
+        let before = self.scopes.get(registration).into_iter().flatten();
+        let before = before.flat_map(|scope| {
+            self.in_etcd
+                .range(Key::from(scope.prefix())..)
+                .take_while(|(key, _)| scope.contains(key))
+        });
+        let removed = before.map(|(key, _)| key).filter(|key| worker.get(key).is_none());
+        let changes = mine
+            .chain(removed)
+            .filter_map(|key| Some((key.clone(), self.change(key, worker)?)));
+        let keys: BTreeMap<Key, Change> = changes.collect();
         let mut problems = report.problems;
-        let obstacles = part.compiled.obstacle.iter().chain(&part.compiled.missing);
-        let obstacles = obstacles.map(|obstacle| &obstacle.message);
-        for problem in part.denial.iter().chain(obstacles) {
-            problems.entry(problem.clone()).or_default();
+        let obstacles = compiled.obstacle.iter().chain(&compiled.missing);
+        let obstacles = obstacles.map(|obstacle| obstacle.message.as_str());
+        for problem in worker.objections(registration).chain(obstacles) {
+            problems.entry(problem.to_owned()).or_default();
         }
-        let removed = |key: &&Key| matches!(keys.get(*key), Some(Change::Remove(_)));
+        let is_removed = |key: &&Key| matches!(keys.get(*key), Some(Change::Remove(_)));
+        let waiting = report.waiting.into_iter().filter(|pod| report.kept != Some(*pod));
         Some(Outcome {
             kept: report.kept.cloned(),
-            held: held.iter().filter(removed).cloned().collect(),
+            held: held.iter().filter(is_removed).cloned().collect(),
             registration: registration.clone(),
-            kind: part.compiled.kind(),
-            selected: self.index.selected_count(registration),
+            kind: compiled.kind(),
+            selected: cache.index.selected_count(registration),
             ready: report.ready,
-            waiting: report
-                .waiting
-                .into_iter()
-                .filter(|pod| report.kept != Some(*pod))
-                .cloned()
-                .collect(),
-            suspended: part.compiled.suspended,
+            waiting: waiting.cloned().collect(),
+            suspended: compiled.suspended,
             keys,
             conflicts: report.conflicts,
             problems,
         })
     }
 
-    /// Returns what would happen to a key that exists at the end.
-    fn change(&self, key: &Key, written: &BTreeMap<Key, Option<Value>>) -> Option<Change> {
-        let before = self.in_etcd.get(key).map(|held| held.value.clone());
-        match (before, written.get(key)) {
-            (None, Some(Some(after))) => Some(Change::Create(after.clone())),
-            (Some(before), Some(Some(after))) if before == *after => Some(Change::Move(before)),
-            (Some(before), Some(Some(after))) => Some(Change::Replace {
-                before,
-                after: after.clone(),
-            }),
-            (Some(before), None) => Some(Change::Keep(before)),
-            _ => None,
-        }
+    /// Returns what happens to a key, by what etcd has and what the store in memory has at the end.
+    fn change(&self, key: &Key, worker: &PreviewWorker) -> Option<Change> {
+        Some(match (self.in_etcd.get(key), worker.get(key)) {
+            (None, Some(after)) => Change::Create(after.value),
+            (Some(before), Some(after)) if before.mod_revision == after.mod_revision => Change::Keep(after.value),
+            (Some(before), Some(after)) if before.value == after.value => Change::Move(after.value),
+            (Some(before), Some(after)) => Change::Replace {
+                before: before.value.clone(),
+                after: after.value,
+            },
+            (Some(before), None) => Change::Remove(before.value.clone()),
+            (None, None) => return None,
+        })
     }
 }
 

@@ -20,6 +20,7 @@ use super::failure::Failure;
 use super::gates::GateOpener;
 use super::state::{self, State, StateFolder};
 use super::worker::Context;
+use super::workers::Workers;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
 use crate::backend::Timeouts;
 use crate::kube::{
@@ -175,7 +176,7 @@ pub async fn run(options: Options) -> Result<(), Failure> {
         registration_writer: writers.kept_registrations,
         peers,
     };
-    let mut controller = Controller::new(context, states, shutdown.clone());
+    let mut controller = Controller::new(Workers::of_etcd(context, shutdown.clone()), states);
     controller.resume(begin.registries);
     let serve = controller.run(events, proven, leaderships, shutdown.clone());
     parts.spawn(async move { serve.await.map(|()| "controller") });

@@ -3,17 +3,12 @@
 use std::collections::BTreeSet;
 
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 
-use super::cache::SharedCache;
 use super::gates::GateEvent;
 use super::worker::Context;
 use crate::api::{RecordFormat, Registry, ServiceRegistration};
-use crate::backend::Timeouts;
-use crate::kube::{Events, Notice, SharedCheckpoint, Source, StatusUpdate, WatchScope, WriterCommand};
-use crate::model::Freshness;
-use crate::peer::Peers;
-use crate::telemetry::{Health, Metrics};
+use crate::kube::{Events, Notice, Source, StatusUpdate, WriterCommand};
+use crate::telemetry::Metrics;
 
 /// The receivers of a [`Context`]'s channels.
 pub struct Ends {
@@ -35,34 +30,17 @@ impl Context {
         let (record_formats, record_format_updates) = mpsc::unbounded_channel();
         let (sources, watched) = watch::channel(BTreeSet::new());
         let (gates, gate_events) = mpsc::unbounded_channel();
-        let (good, _) = mpsc::unbounded_channel();
-        let (led, _) = mpsc::unbounded_channel();
         let (writer, registration_writes) = mpsc::unbounded_channel();
-        let metrics = Metrics::new().0;
-        let (events, notices) = Events::new(metrics.clone());
+        let (events, notices) = Events::new(Metrics::new().0);
         let context = Self {
-            cluster_id: "c1".into(),
-            class: None,
-            identity: "me".into(),
-            session_ttl: 10,
-            timeouts: Timeouts::default(),
-            checkpoint: SharedCheckpoint::default(),
             registrations,
             registries,
             record_formats,
             events,
             gates,
-            peers: Peers::none("me".into(), &metrics),
-            metrics,
-            health: Health::new(),
-            cluster_confirmed: CancellationToken::new(),
-            namespace: "leasehold".into(),
             sources,
-            cache: SharedCache::default(),
-            freshness: watch::Sender::new(Freshness::new(WatchScope::default().streams())),
-            good,
-            led,
             registration_writer: Some(writer),
+            ..Self::detached("c1", "me")
         };
         let ends = Ends {
             sources: watched,

@@ -21,6 +21,7 @@ use crate::api::ServiceRegistrationStatus;
 use crate::controller::compile::Compiled;
 use crate::controller::state::StoredRegistry;
 use crate::controller::testing::Ends;
+use crate::controller::worker::Context;
 use crate::kube::{SourceKind, StatusUpdate};
 use crate::secret::SecretString;
 
@@ -39,7 +40,7 @@ impl Rig {
         let (context, ends) = Context::for_test();
         let (states, state) = watch::channel(None);
         Self {
-            controller: Controller::new(context, states, CancellationToken::new()),
+            controller: Controller::new(Workers::of_etcd(context, CancellationToken::new()), states),
             state,
             ends,
         }

@@ -14,10 +14,30 @@ use crate::controller::gates::GateEvent;
 use crate::controller::worker::{Command, Context, Trouble, Version, serve};
 use crate::model::LeaderFlag;
 
+/// A worker to be started.
+pub struct NewWorker {
+    pub name: Arc<str>,
+    pub spec: RegistrySpec,
+    /// The version of the spec.
+    pub version: Version,
+    /// How to connect to the store, or why that is not possible.
+    pub access: Result<Box<Access>, Trouble>,
+    pub context: Context,
+    /// From the controller.
+    pub commands: mpsc::UnboundedReceiver<Command>,
+    /// To the controller: whether this replica leads.
+    pub leader: LeaderFlag,
+    pub shutdown: CancellationToken,
+}
+
+type Tasks = JoinSet<Result<(), Failure>>;
+type Launch = Box<dyn Fn(NewWorker, &mut Tasks) + Send + Sync>;
+
 pub struct Workers {
     context: Context,
+    launch: Launch,
     members: HashMap<Arc<str>, WorkerHandle>,
-    tasks: JoinSet<Result<(), Failure>>,
+    tasks: Tasks,
     shutdown: CancellationToken,
 }
 
@@ -28,9 +48,25 @@ struct WorkerHandle {
 }
 
 impl Workers {
-    pub fn new(context: Context, shutdown: CancellationToken) -> Self {
+    /// Returns workers that write to etcd, each in its own task.
+    pub fn of_etcd(context: Context, shutdown: CancellationToken) -> Self {
+        Self::new(context, shutdown, |new, tasks| {
+            tasks.spawn(async move {
+                let backend = connect(&new).await;
+                serve(new, backend).await
+            });
+        })
+    }
+
+    /// Returns workers that `launch` starts.
+    pub fn new(
+        context: Context,
+        shutdown: CancellationToken,
+        launch: impl Fn(NewWorker, &mut Tasks) + Send + Sync + 'static,
+    ) -> Self {
         Self {
             context,
+            launch: Box::new(launch),
             members: HashMap::new(),
             tasks: JoinSet::new(),
             shutdown,
@@ -63,15 +99,18 @@ impl Workers {
     ) {
         self.stop(registry);
         let (commands, incoming) = mpsc::unbounded_channel();
-        let end = self.shutdown.child_token();
-        let (name, context) = (registry.clone(), self.context.clone());
-        let leader = LeaderFlag::default();
-        let channels = (incoming, leader.clone());
-        let shutdown = end.clone();
-        self.tasks.spawn(async move {
-            let backend = connect(access, &context).await;
-            serve(name, (spec, version), backend, context, channels, shutdown).await
-        });
+        let (leader, end) = (LeaderFlag::default(), self.shutdown.child_token());
+        let new = NewWorker {
+            name: registry.clone(),
+            spec,
+            version,
+            access,
+            context: self.context.clone(),
+            commands: incoming,
+            leader: leader.clone(),
+            shutdown: end.clone(),
+        };
+        (self.launch)(new, &mut self.tasks);
         let handle = WorkerHandle { commands, leader, end };
         self.members.insert(registry.clone(), handle);
     }
@@ -124,7 +163,9 @@ impl Workers {
 }
 
 /// Prepares the connection to the etcd of a Registry.
-async fn connect(access: Result<Box<Access>, Trouble>, context: &Context) -> Result<etcd::Connection, Trouble> {
-    let connection = etcd::Connection::new(&*access?, context.timeouts, context.metrics.calls.clone()).await;
+async fn connect(new: &NewWorker) -> Result<etcd::Connection, Trouble> {
+    let access = new.access.as_ref().map_err(Clone::clone)?;
+    let (timeouts, calls) = (new.context.timeouts, new.context.metrics.calls.clone());
+    let connection = etcd::Connection::new(access, timeouts, calls).await;
     connection.map_err(|error| backend::Error::from(error).into())
 }

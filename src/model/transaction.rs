@@ -1,4 +1,4 @@
-//! The types that `plan` and `etcd` share: keys as etcd holds them, guarded writes to them, the results of the writes,
+//! The types that `plan` and `backend` share: keys as etcd holds them, guarded writes to them, the results of the writes,
 //! and the changes that the mirror reports.
 
 use std::borrow::Borrow;

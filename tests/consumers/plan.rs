@@ -170,3 +170,51 @@ async fn plan_of_a_registry_says_beforehand_which_keys_its_rules_remove() -> Res
     wait_keys(&turn.etcd, &prefix, &[]).await;
     Ok(())
 }
+
+#[tokio::test]
+async fn plan_counts_overlaps_with_other_namespaces_and_the_used_quota() -> Result<()> {
+    let turn = Turn::take("plan-others", 1, 30).await?;
+    let _operator = operator(turn.bed, "operator-0");
+    let other = turn.bed.namespace("turn-plan-earlier").await?;
+    let prefix = format!("/plan/{}", turn.namespace.name());
+    let at = |name: &str, prefix: &str| {
+        let format = json!({"type": "Plain", "plain": {"prefix": prefix}});
+        let selector = json!({"matchLabels": {"app": "orders"}});
+        registration(name, &json!({"selector": selector, "formats": [format]}))
+    };
+    turn.namespace.create_pod(&pod("a", "orders").ip("10.9.7.1")).await?;
+    other.create_pod(&pod("b", "orders").ip("10.9.7.2")).await?;
+    other.apply(at("ledger", &prefix)).await?;
+    wait_keys(&turn.etcd, &format!("{prefix}/"), &["b"]).await;
+
+    let (code, overlapping) = planned(&turn, &at("orders", &format!("{prefix}/eu")));
+    let problems = overlapping["registrations"][0]["problems"].to_string();
+    assert_eq!(
+        (code, &overlapping["registrations"][0]["keys"]),
+        (Some(0), &json!([])),
+        "{overlapping:#}"
+    );
+    assert!(problems.contains(&format!("{}/ledger", other.name())), "{problems}");
+
+    let rule = json!({"name": "all", "namespaceSelector": {}, "keysPerNamespace": 1});
+    let registry = json!({
+        "apiVersion": API, "kind": "Registry", "metadata": {"name": "default"},
+        "spec": {
+            "etcd": {"endpoints": turn.etcd.endpoints()},
+            "defaults": {"leaseTTLSeconds": 30},
+            "access": {"rules": [rule]},
+        },
+    });
+    turn.bed.objects().apply(registry).await?;
+    let billing = format!("/plan-billing/{}", turn.namespace.name());
+    turn.namespace.apply(at("billing", &billing)).await?;
+    wait_keys(&turn.etcd, &format!("{billing}/"), &["a"]).await;
+    let (code, above) = planned(&turn, &at("orders", &format!("/plan-orders/{}", turn.namespace.name())));
+    assert_eq!(
+        (code, &above["registrations"][0]["keys"]),
+        (Some(0), &json!([])),
+        "{above:#}"
+    );
+    assert_ne!(above["registrations"][0]["problems"], json!([]), "{above:#}");
+    Ok(())
+}

@@ -12,7 +12,6 @@ use crate::backend::Timeouts;
 use crate::backend::etcd::{self, Connection, EndpointFault, Error, Role, Status, lease_id};
 use crate::cli::entry::access;
 use crate::controller::{ClusterState, Preview};
-use crate::format::RecordFormats;
 use crate::kube::{Listing, WatchScope};
 use crate::telemetry::Calls;
 
@@ -86,15 +85,16 @@ fn role_of(registry: &Registry, prefixes: &BTreeSet<String>) -> Role {
 
 /// Returns the prefixes of the registrations that can be carried out, as far as they are known.
 async fn prefixes(listing: &Listing, registry: &Registry, its: &[&ServiceRegistration]) -> BTreeSet<String> {
-    let mut formats = RecordFormats::new();
-    // If the RecordFormats cannot be listed, the prefixes of their records are omitted.
-    formats.add(&listing.record_formats().await.unwrap_or_default());
     // The prefixes do not depend on pods and Services.
     let cluster = ClusterState::default();
     let mut preview = Preview::new("", &registry.name_any(), registry.spec.clone(), cluster);
+    // If the RecordFormats cannot be listed, the prefixes of their records are omitted.
+    for format in listing.record_formats().await.unwrap_or_default() {
+        preview.add_record_format(&format);
+    }
     for registration in its {
         // A registration that cannot be carried out reports this in its own conditions.
-        let _ = preview.register(registration, &formats);
+        let _ = preview.register(registration);
     }
     let data = preview.scopes().into_iter().map(|scope| scope.prefix().to_owned());
     data.filter(|prefix| !prefix.starts_with(&registry.spec.etcd.meta_prefix))

@@ -9,13 +9,12 @@ use tokio::time::timeout;
 
 use super::error::Error;
 use super::manifests::Manifests;
-use super::{Compared, Plan, unix_time};
-use crate::api::{AddressType, FormatType, Registry, RegistrySpec, ServiceRegistration};
+use super::{Compared, Plan, reference};
+use crate::api::{AddressType, FormatType, RecordFormat, Registry, RegistrySpec, ServiceRegistration};
 use crate::backend::etcd::Connection;
 use crate::backend::{Access, Timeouts};
 use crate::cli::entry::{Closed, access};
-use crate::controller::{ClusterState, Outcome, Preview, Refusal, meet};
-use crate::format::RecordFormats;
+use crate::controller::{ClusterState, Outcome, Preview, Refusal};
 use crate::kube::{Listing, WatchScope};
 use crate::model::RegistrationRef;
 use crate::telemetry::Calls;
@@ -34,19 +33,20 @@ pub async fn find(
     let cluster_id = crate::kube::cluster_id(client.clone(), PATIENCE, Calls::default());
     let cluster_id = timeout(PATIENCE, cluster_id).await.map_err(|_| Error::NoCluster)?;
     let listing = Listing::new(client);
-    let present = listing.registrations(&WatchScope::default()).await?;
-    let mut formats = Formats::default();
+    let mut present = listing.registrations(&WatchScope::default()).await?;
+    // Where no status records when a prefix was claimed, the older registration has claimed it first.
+    present.sort_by_key(ResourceExt::creation_timestamp);
     let all = present.iter().chain(&manifests.registrations);
     // The user needs permission to list RecordFormats only if a registration uses one. Default formats may.
     let uses_one = |one: &ServiceRegistration| {
         let mut formats = one.spec.formats.iter();
         one.spec.formats.is_empty() || formats.any(|format| format.kind == FormatType::Custom)
     };
-    if all.into_iter().any(uses_one) {
-        formats.present.add(&listing.record_formats().await?);
-    }
-    formats.wanted = formats.present.clone();
-    formats.wanted.add(&manifests.record_formats);
+    let record_formats = if all.into_iter().any(uses_one) {
+        listing.record_formats().await?
+    } else {
+        Vec::new()
+    };
     let mut by_registry: BTreeMap<String, Wanted> = BTreeMap::new();
     let mut order: Vec<RegistrationRef> = Vec::new();
     for registration in &manifests.registrations {
@@ -103,7 +103,7 @@ pub async fn find(
         }
         let access = access(&listing, &former, operator_namespace).await.map_err(closed)?;
         let registry = (&registry, &former, &access);
-        let files = (&manifests, &formats);
+        let files = (&manifests, &record_formats[..]);
         let found = in_registry(&listing, &cluster_id, registry, files, &wanted, &present);
         let (found, rejected) = Box::pin(found).await?;
         outcomes.extend(found);
@@ -118,14 +118,6 @@ pub async fn find(
         other_etcd,
         compared: Compared::Etcd,
     })
-}
-
-#[derive(Default)]
-struct Formats {
-    /// The RecordFormats in the cluster.
-    present: RecordFormats,
-    /// The RecordFormats after the files are applied.
-    wanted: RecordFormats,
 }
 
 /// What is to be planned in one Registry.
@@ -151,38 +143,40 @@ async fn in_registry(
     listing: &Listing,
     cluster_id: &str,
     (registry, former, access): (&Registry, &RegistrySpec, &Access),
-    (manifests, formats): (&Manifests, &Formats),
+    (manifests, record_formats): (&Manifests, &[RecordFormat]),
     wanted: &Wanted,
     present: &[ServiceRegistration],
 ) -> Result<(Vec<Outcome>, Vec<(RegistrationRef, Refusal)>), Error> {
     let name = registry.name_any();
     let of_registry = |one: &&ServiceRegistration| one.spec.registry_ref.name == name;
+    let present: Vec<&ServiceRegistration> = present.iter().filter(of_registry).collect();
     let shown: Vec<&ServiceRegistration> = wanted.all().collect();
-    let mut cluster = cluster_state(listing, present.iter().filter(of_registry), &shown).await?;
+    let mut cluster = cluster_state(listing, present.iter().copied(), &shown).await?;
     manifests.apply_to(&mut cluster);
-    // Includes the registrations that are changed and those whose prefixes overlap theirs: otherwise the keys of the
-    // latter would look like leftovers.
-    let named: HashSet<RegistrationRef> = wanted.all().map(reference).collect();
-    let concerned = |one: &&ServiceRegistration| {
-        let meets = |wanted: &&ServiceRegistration| meet(wanted, one, &cluster, &formats.wanted, &registry.spec);
-        named.contains(&reference(one)) || shown.iter().any(meets)
+    let change = Change {
+        record_formats,
+        manifests,
+        wanted,
+        registry: &registry.spec,
     };
-    let present = present.iter().filter(of_registry);
-    let (present, unconcerned): (Vec<&ServiceRegistration>, Vec<_>) = present.partition(concerned);
-    let namespaces: BTreeSet<String> = present
-        .iter()
-        .chain(&shown)
-        .copied()
-        .filter_map(ResourceExt::namespace)
-        .collect();
+    // Whatever the access rules allow: the labels of all namespaces would have to be read.
+    let open = RegistrySpec {
+        access: None,
+        ..former.clone()
+    };
+    let mut all = Preview::new(cluster_id, &name, open, cluster.clone());
+    change.apply(&mut all, &present, |spec| spec.access = None);
+    let concerned = all.concerned(&shown.iter().map(|one| reference(one)).collect());
+    let is_concerned = |one: &&ServiceRegistration| concerned.contains(&reference(one));
+    let (present, unconcerned): (Vec<&ServiceRegistration>, Vec<_>) = present.into_iter().partition(is_concerned);
+    let namespaces = present.iter().chain(&shown).copied().filter_map(ResourceExt::namespace);
+    let namespaces: BTreeSet<String> = namespaces.collect();
     for namespace in &namespaces {
         cluster.pods.extend(listing.pods(namespace).await?);
     }
-    cluster.at = unix_time();
-    let has_rules = former.access.is_some() || registry.spec.access.is_some();
     // What the registrations have by the present Registry is compared with what they would have by the one in the files.
     let mut preview = Preview::new(cluster_id, &name, former.clone(), cluster);
-    if has_rules {
+    if former.access.is_some() || registry.spec.access.is_some() {
         for namespace in &namespaces {
             preview.settle(listing.namespace(namespace).await?);
         }
@@ -190,33 +184,58 @@ async fn in_registry(
     let pods = unconcerned.iter().filter_map(|one| one.status.as_ref()?.pods.as_ref());
     let registered = pods.map(|pods| usize::try_from(pods.registered).unwrap_or(usize::MAX));
     preview.add_endpoints(registered.sum());
-    let mut rejected_before = HashSet::new();
-    for registration in present {
-        // The operator does not carry out a rejected registration either.
-        if preview.register(registration, &formats.present).is_err() {
-            rejected_before.insert(reference(registration));
-        }
-    }
-    preview.reconfigure(registry.spec.clone());
-    let (mut references, mut rejected) = (Vec::with_capacity(shown.len()), Vec::new());
-    for registration in &wanted.given {
-        let refused = |cause| Error::Refused {
-            registration: reference(registration).to_string(),
-            cause,
-        };
-        references.push(preview.register(registration, &formats.wanted).map_err(refused)?);
-    }
-    for registration in &wanted.others {
-        match preview.register(registration, &formats.wanted) {
-            Ok(reference) => references.push(reference),
-            Err(_) if rejected_before.contains(&reference(registration)) => {}
-            Err(cause) => rejected.push((reference(registration), cause)),
-        }
+    let (rejected_before, rejected) = change.apply(&mut preview, &present, |_| ());
+    let is_given = |one: &RegistrationRef| wanted.given.iter().any(|given| reference(given) == *one);
+    if let Some(place) = rejected.iter().position(|(one, _)| is_given(one)) {
+        let (registration, cause) = rejected.into_iter().nth(place).expect("it was found there");
+        let registration = registration.to_string();
+        return Err(Error::Refused { registration, cause });
     }
     read(&mut preview, access)
         .await
         .map_err(|cause| Error::Etcd { registry: name, cause })?;
-    Ok((preview.outcomes(&references), rejected))
+    let is_new = |(one, _): &(RegistrationRef, Refusal)| !rejected_before.contains(one);
+    let rejected: Vec<_> = rejected.into_iter().filter(is_new).collect();
+    let references = shown.iter().map(|one| reference(one));
+    let carried_out =
+        references.filter(|one| !rejected_before.contains(one) && rejected.iter().all(|(other, _)| other != one));
+    let carried_out: Vec<RegistrationRef> = carried_out.collect();
+    Ok((preview.outcomes(&carried_out).await, rejected))
+}
+
+/// The change of one Registry and its registrations that the files describe.
+struct Change<'a> {
+    /// The RecordFormats in the cluster.
+    record_formats: &'a [RecordFormat],
+    manifests: &'a Manifests,
+    wanted: &'a Wanted,
+    registry: &'a RegistrySpec,
+}
+
+impl Change<'_> {
+    /// Adds what is `present` to the preview, then the change, with a Registry that `amend` has amended. Returns the
+    /// registrations that are rejected before the change, and those that are rejected after it.
+    fn apply(
+        &self,
+        preview: &mut Preview,
+        present: &[&ServiceRegistration],
+        amend: fn(&mut RegistrySpec),
+    ) -> (HashSet<RegistrationRef>, Vec<(RegistrationRef, Refusal)>) {
+        for format in self.record_formats {
+            preview.add_record_format(format);
+        }
+        // The operator does not carry out a rejected registration either.
+        let before = present.iter().filter(|one| preview.register(one).is_err());
+        let before = before.map(|one| reference(one)).collect();
+        for format in &self.manifests.record_formats {
+            preview.add_record_format(format);
+        }
+        let mut registry = self.registry.clone();
+        amend(&mut registry);
+        preview.reconfigure(registry);
+        let register = |one| Some((reference(one), preview.register(one).err()?));
+        (before, self.wanted.all().filter_map(register).collect())
+    }
 }
 
 /// Lists the Services and nodes that these registrations need: the user needs permission for no others.
@@ -266,8 +285,4 @@ async fn read(preview: &mut Preview, access: &Access) -> crate::backend::etcd::R
         preview.observe(scope, snapshot.revision, snapshot.entries);
     }
     Ok(())
-}
-
-fn reference(registration: &ServiceRegistration) -> RegistrationRef {
-    RegistrationRef::new(registration.namespace().unwrap_or_default(), registration.name_any())
 }

@@ -9,13 +9,14 @@ mod output;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
+use kube::ResourceExt;
 
 use self::error::Error;
 use self::manifests::Manifests;
 use super::once;
+use crate::api::ServiceRegistration;
 use crate::controller::{Outcome, Refusal};
 use crate::model::RegistrationRef;
 
@@ -112,15 +113,21 @@ pub fn plan(args: &PlanArgs) -> ExitCode {
 
 fn find(args: &PlanArgs) -> Result<Plan, Error> {
     let manifests = Manifests::read(&args.files)?;
-    if let Some(pods) = &args.pods {
-        return offline::find(manifests, pods, args.namespace.as_deref());
-    }
-    let found = live::find(
-        manifests,
-        args.kubeconfig.as_deref(),
-        args.namespace.as_deref(),
-        &args.operator_namespace,
-    );
+    let namespace = args.namespace.as_deref();
+    let found = async {
+        match &args.pods {
+            Some(pods) => Box::pin(offline::find(manifests, pods, namespace)).await,
+            None => {
+                live::find(
+                    manifests,
+                    args.kubeconfig.as_deref(),
+                    namespace,
+                    &args.operator_namespace,
+                )
+                .await
+            }
+        }
+    };
     once::wait_for(found).map_err(Error::Runtime)?
 }
 
@@ -132,10 +139,8 @@ fn print(plan: &Plan, output: Output, out: &mut impl Write) -> Result<(), Error>
     once::write(&text, out).map_err(Error::Output)
 }
 
-/// Returns the time since 1970.
-fn unix_time() -> Duration {
-    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    time.unwrap_or_default()
+fn reference(registration: &ServiceRegistration) -> RegistrationRef {
+    RegistrationRef::new(registration.namespace().unwrap_or_default(), registration.name_any())
 }
 
 #[cfg(test)]

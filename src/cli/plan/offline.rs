@@ -8,14 +8,13 @@ use serde_json::json;
 
 use super::error::Error;
 use super::manifests::{Manifests, cluster};
-use super::{Compared, Plan, unix_time};
-use crate::api::RegistrySpec;
-use crate::controller::Preview;
-use crate::format::RecordFormats;
+use super::{Compared, Plan, reference};
+use crate::api::{RegistrySpec, ServiceRegistration};
+use crate::controller::{ClusterState, Outcome, Preview};
+use crate::model::RegistrationRef;
 
-pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> Result<Plan, Error> {
+pub async fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> Result<Plan, Error> {
     let mut cluster = cluster(path)?;
-    cluster.at = unix_time();
     let namespaces: BTreeSet<&str> = cluster
         .pods
         .iter()
@@ -35,36 +34,51 @@ pub fn find(mut manifests: Manifests, path: &Path, namespace: Option<&str>) -> R
     for pod in cluster.pods.iter_mut().filter(|pod| pod.namespace.is_empty()) {
         pod.namespace.clone_from(&default);
     }
-    let mut record_formats = RecordFormats::new();
-    record_formats.add(&manifests.record_formats);
+    let names = manifests.registrations.iter().map(registry_name);
     let mut outcomes = Vec::new();
-    for registration in &manifests.registrations {
-        let name = registration.spec.registry_ref.name.as_str();
-        let given = manifests.registries.iter().find(|registry| registry.name_any() == name);
-        let spec = given.map_or_else(defaults, |registry| registry.spec.clone());
-        let mut preview = Preview::new("no-cluster", name, spec, cluster.clone());
-        preview.settle(manifests.namespace(&registration.namespace().unwrap_or_default()));
-        let reference = preview
-            .register(registration, &record_formats)
-            .map_err(|cause| Error::Refused {
-                registration: format!(
-                    "{}/{}",
-                    registration.namespace().unwrap_or_default(),
-                    registration.name_any()
-                ),
-                cause,
-            })?;
-        for scope in preview.scopes() {
-            preview.observe(scope, 1, Vec::new());
-        }
-        outcomes.extend(preview.outcomes(&[reference]));
+    for name in names.collect::<BTreeSet<&str>>() {
+        outcomes.extend(in_registry(name, &manifests, cluster.clone()).await?);
     }
+    let order: Vec<RegistrationRef> = manifests.registrations.iter().map(reference).collect();
+    outcomes.sort_by_key(|outcome| order.iter().position(|wanted| *wanted == outcome.registration));
     Ok(Plan {
         outcomes,
         refused: Vec::new(),
         other_etcd: Vec::new(),
         compared: Compared::Nothing,
     })
+}
+
+fn registry_name(registration: &ServiceRegistration) -> &str {
+    &registration.spec.registry_ref.name
+}
+
+/// Returns the outcomes of the registrations that use this Registry.
+async fn in_registry(name: &str, manifests: &Manifests, cluster: ClusterState) -> Result<Vec<Outcome>, Error> {
+    let given = manifests.registries.iter().find(|registry| registry.name_any() == name);
+    let spec = given.map_or_else(defaults, |registry| registry.spec.clone());
+    let registrations = manifests.registrations.iter();
+    let registrations: Vec<_> = registrations.filter(|one| registry_name(one) == name).collect();
+    let mut preview = Preview::new("no-cluster", name, spec, cluster);
+    let namespaces = registrations.iter().filter_map(|one| one.namespace());
+    for namespace in namespaces.collect::<BTreeSet<String>>() {
+        preview.settle(manifests.namespace(&namespace));
+    }
+    for format in &manifests.record_formats {
+        preview.add_record_format(format);
+    }
+    let mut references = Vec::new();
+    for registration in registrations {
+        let refused = |cause| Error::Refused {
+            registration: reference(registration).to_string(),
+            cause,
+        };
+        references.push(preview.register(registration).map_err(refused)?);
+    }
+    for scope in preview.scopes() {
+        preview.observe(scope, 1, Vec::new());
+    }
+    Ok(preview.outcomes(&references).await)
 }
 
 /// Returns the spec of a Registry with defaults only.

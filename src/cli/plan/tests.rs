@@ -149,7 +149,28 @@ fn a_registry_beside_the_registration_is_heeded() {
     let registry = "kind: Registry\napiVersion: leasehold.dev/v1alpha1\nmetadata: {name: default}\n\
                     spec: {etcd: {endpoints: ['http://127.0.0.1:2379'], metaPrefix: /services/}}";
     let error = planned(&files, &format!("{REGISTRATION}---\n{registry}\n"), &pods().to_string()).unwrap_err();
-    assert!(error.to_string().contains("metaPrefix /services/ overlap"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("the metaPrefix /services/ of the Registry \"default\" overlap"),
+        "{error}"
+    );
+}
+
+#[test]
+fn format_that_overlaps_an_earlier_one_of_the_files_is_suppressed() {
+    let files = Files::new("overlap");
+    let at = |name: &str, prefix: &str| {
+        let formats = format!("[{{type: Plain, plain: {{prefix: {prefix}}}}}]");
+        REGISTRATION
+            .replace("{name: orders}", &format!("{{name: {name}}}"))
+            .replace("[{type: Plain}, {type: EtcdGRPC}]", &formats)
+    };
+    let both = format!("{}---{}", at("orders", "/s/orders"), at("europe", "/s/orders/eu"));
+    let text = planned(&files, &both, &pods().to_string()).unwrap();
+    assert!(text.contains("  + /s/orders/a  10.0.0.7:8080\n"), "{text}");
+    assert!(!text.contains("/s/orders/eu/a"), "{text}");
+    assert!(text.contains("of the registration shop/orders would read"), "{text}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn rig_in(namespaces: &[&str]) -> Rig {
     context.checkpoint = SharedCheckpoint::new(WatchScope::of(&names));
     let (states, state) = watch::channel(None);
     Rig {
-        controller: Controller::new(context, states, CancellationToken::new()),
+        controller: Controller::new(Workers::of_etcd(context, CancellationToken::new()), states),
         state,
         ends,
     }

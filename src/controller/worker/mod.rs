@@ -16,6 +16,7 @@ mod expiry;
 mod guarding;
 mod orphans;
 mod permission_probe;
+mod preview;
 mod registry_status;
 mod rejections;
 mod reporting;
@@ -45,6 +46,7 @@ pub use self::credentials::trouble;
 use self::guarding::Guarding;
 pub use self::guarding::settings as guard_settings;
 use self::permission_probe::Found;
+pub use self::preview::PreviewWorker;
 use self::registry_status::ReportedStatus;
 use self::reporting::{Reporter, Subject};
 use self::rights::{PermissionProbe, Probed, Rights};
@@ -118,6 +120,38 @@ pub struct Context {
     pub peers: Peers,
 }
 
+impl Context {
+    /// Returns the context of a replica without other tasks: what the controller and its workers report is dropped.
+    pub fn detached(cluster_id: &str, identity: &str) -> Self {
+        let metrics = Metrics::new().0;
+        let checkpoint = SharedCheckpoint::default();
+        Self {
+            cluster_id: cluster_id.into(),
+            class: None,
+            identity: identity.into(),
+            session_ttl: 10,
+            timeouts: Timeouts::default(),
+            freshness: watch::Sender::new(Freshness::new(checkpoint.watch_scope().streams())),
+            checkpoint,
+            registrations: mpsc::unbounded_channel().0,
+            registries: mpsc::unbounded_channel().0,
+            record_formats: mpsc::unbounded_channel().0,
+            events: Events::new(metrics.clone()).0,
+            gates: mpsc::unbounded_channel().0,
+            peers: Peers::none(identity.into(), &metrics),
+            metrics,
+            health: Health::new(),
+            cluster_confirmed: CancellationToken::new(),
+            namespace: "leasehold".into(),
+            sources: watch::Sender::default(),
+            cache: SharedCache::default(),
+            good: mpsc::unbounded_channel().0,
+            led: mpsc::unbounded_channel().0,
+            registration_writer: None,
+        }
+    }
+}
+
 /// The result of a task that the worker started.
 enum Done {
     Written {
@@ -178,6 +212,21 @@ struct Channels {
     ends: watch::Receiver<Option<Instant>>,
     /// To the election.
     candidacy: watch::Sender<Candidacy>,
+}
+
+impl Channels {
+    /// Returns channels to no tasks.
+    fn closed(commands: mpsc::UnboundedReceiver<Command>, leader: LeaderFlag) -> Self {
+        Self {
+            commands,
+            leader,
+            leadership: watch::channel(Leadership::Seeking).1,
+            scopes: mpsc::unbounded_channel().0,
+            renewals: watch::Sender::default(),
+            ends: watch::channel(None).1,
+            candidacy: watch::Sender::default(),
+        }
+    }
 }
 
 /// How complete and how fresh the view of Kubernetes is.

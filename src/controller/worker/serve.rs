@@ -11,11 +11,12 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use super::confirmation::{self, Confirmation, Outcome};
-use super::{Channels, Command, Context, RegistryWorker, Trouble, Version, guarding, reporting, size};
+use super::{Channels, Command, Context, RegistryWorker, Trouble, guarding, reporting, size};
 use crate::api::RegistrySpec;
 use crate::backend::{Backend, Campaign, Candidacy, Capabilities, Leadership, LeaseEvent, Leases};
 use crate::controller::failure::Failure;
-use crate::model::{Elsewhere, LeaderFlag};
+use crate::controller::workers::NewWorker;
+use crate::model::Elsewhere;
 use crate::plan::{MetaKeys, Planner};
 use crate::telemetry::{RegistryHealth, RegistryMetrics};
 
@@ -24,16 +25,11 @@ const OBSERVATIONS: usize = 256;
 /// Interval of the check whether another replica is connected to a Registry that this replica cannot use.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Serves the Registry `name`, whose store is `backend`, until `shutdown` or the end of `commands`. Returns an error if one of its tasks has
-/// ended, which none ever should.
-pub async fn serve<B: Backend>(
-    name: Arc<str>,
-    (spec, version): (RegistrySpec, Version),
-    backend: Result<B, Trouble>,
-    context: Context,
-    (commands, leader): (mpsc::UnboundedReceiver<Command>, LeaderFlag),
-    shutdown: CancellationToken,
-) -> Result<(), Failure> {
+/// Serves a Registry, whose store is `backend`, until its shutdown or the end of its commands. Returns an error if one of
+/// its tasks has ended, which none ever should.
+pub async fn serve<B: Backend>(new: NewWorker, backend: Result<B, Trouble>) -> Result<(), Failure> {
+    let (name, spec, version) = (new.name, new.spec, new.version);
+    let (context, commands, shutdown) = (new.context, new.commands, new.shutdown);
     let backend = match backend {
         Ok(backend) => backend,
         Err(trouble) => return idle(&name, version.generation, &context, &trouble, commands, shutdown).await,
@@ -76,7 +72,7 @@ pub async fn serve<B: Backend>(
 
     let lines = Channels {
         commands,
-        leader,
+        leader: new.leader,
         leadership,
         scopes,
         renewals,
@@ -140,7 +136,7 @@ pub async fn serve<B: Backend>(
     Ok(())
 }
 
-fn planner(meta: MetaKeys, spec: &RegistrySpec, capabilities: Capabilities) -> Planner {
+pub(super) fn planner(meta: MetaKeys, spec: &RegistrySpec, capabilities: Capabilities) -> Planner {
     let mut planner = Planner::new(meta, size(spec.limits.keys_per_lease));
     planner.set_guard(guarding::settings(&spec.guard));
     planner.set_rate_limit(spec.limits.changes_per_second_per_namespace);
@@ -151,7 +147,7 @@ fn planner(meta: MetaKeys, spec: &RegistrySpec, capabilities: Capabilities) -> P
     planner
 }
 
-fn campaign(meta: &MetaKeys, context: &Context) -> Campaign {
+pub(super) fn campaign(meta: &MetaKeys, context: &Context) -> Campaign {
     Campaign {
         leader_key: meta.leader(),
         candidate_key: meta.candidate(&context.identity),

@@ -69,13 +69,9 @@ impl Rig {
         let (leads, leadership) = watch::channel(Leadership::Seeking);
         let (scopes, wanted) = mpsc::unbounded_channel();
         let lines = Channels {
-            commands: mpsc::unbounded_channel().1,
-            leader: crate::model::LeaderFlag::default(),
             leadership,
             scopes,
-            renewals: watch::Sender::new(Leases::default()),
-            ends: watch::channel(None).1,
-            candidacy: watch::Sender::new(Candidacy::default()),
+            ..Channels::closed(mpsc::unbounded_channel().1, crate::model::LeaderFlag::default())
         };
         let planner = Planner::new(MetaKeys::new("/leasehold/", "c1"), 256);
         let connection = connection.expect("an address");
