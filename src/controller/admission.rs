@@ -525,7 +525,7 @@ impl Controller {
         compiled.previous = previous.filter(|previous| self.reserved(previous).is_none());
         // Check the suppressed formats like the others.
         compiled.suppress(&[]);
-        let mut verdict = compiled.submit(known.spec(), &self.tenants);
+        let mut verdict = compiled.submit(known.spec(), &self.namespaces);
         if let Some(Reserved {
             registry, meta_prefix, ..
         }) = reserved

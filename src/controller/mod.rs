@@ -83,7 +83,7 @@ pub struct Controller {
     annotations: AnnotatedServices,
     /// The content of the Secrets and ConfigMaps that Registries name, as far as it is known.
     sources: HashMap<Source, Content>,
-    tenants: NamespaceCache,
+    namespaces: NamespaceCache,
     workers: Workers,
     streams: Streams,
     /// What is stale and since when, as last sent to the workers.
@@ -112,7 +112,7 @@ impl Controller {
             services: Services::default(),
             annotations: AnnotatedServices::default(),
             sources: HashMap::new(),
-            tenants: NamespaceCache::default(),
+            namespaces: NamespaceCache::default(),
             streams: Streams::new(context.checkpoint.watch_scope()),
             workers,
             outdated: None,
@@ -232,7 +232,7 @@ impl Controller {
     /// Re-evaluates which caches are complete or stale. Call after a list has completed, a watch has been lost, or a
     /// namespace has appeared or disappeared.
     fn weigh(&mut self, cache: &mut Cache, now: Instant) {
-        for stream in self.streams.find_void(&self.tenants) {
+        for stream in self.streams.find_void(&self.namespaces) {
             if stream.kind == NODES {
                 tracing::error!(
                     "the nodes cannot be listed; registrations with the address type NodePort or with fromNodeLabel wait for that, \

@@ -17,12 +17,12 @@ impl Controller {
         now: Instant,
     ) {
         match seen {
-            ObjectEvent::ListBegins => self.tenants.begin_relist(namespaces),
+            ObjectEvent::ListBegins => self.namespaces.begin_relist(namespaces),
             ObjectEvent::Lost(_) => self.weigh(cache, now),
-            ObjectEvent::Applied(tenant) => {
-                let name = tenant.name.clone();
-                let was_there = self.tenants.is_there(&name);
-                if self.tenants.apply(tenant) && self.streams.is_listed(NAMESPACES, namespaces) {
+            ObjectEvent::Applied(namespace) => {
+                let name = namespace.name.clone();
+                let was_there = self.namespaces.is_there(&name);
+                if self.namespaces.apply(namespace) && self.streams.is_listed(NAMESPACES, namespaces) {
                     self.judge_again(cache, |reference| *reference.namespace == *name, now);
                 }
                 if !was_there {
@@ -32,15 +32,15 @@ impl Controller {
             ObjectEvent::Deleted { name, .. } => {
                 let entries = &cache.entries;
                 let in_use = |name: &str| entries.keys().any(|reference| *reference.namespace == *name);
-                self.tenants.delete(&name, in_use);
+                self.namespaces.delete(&name, in_use);
                 self.weigh(cache, now);
             }
             // The watch has logged the error. The known labels stay in force.
-            ObjectEvent::Unreadable { name, .. } => self.tenants.keep(&name),
+            ObjectEvent::Unreadable { name, .. } => self.namespaces.keep(&name),
             ObjectEvent::ListComplete => {
                 let entries = &cache.entries;
                 let in_use = |name: &str| entries.keys().any(|reference| *reference.namespace == *name);
-                self.tenants.end_relist(namespaces, in_use);
+                self.namespaces.end_relist(namespaces, in_use);
                 if self.streams.listed(NAMESPACES, namespaces) {
                     self.judge_again(cache, |reference| namespaces.contains(&reference.namespace), now);
                 }

@@ -47,14 +47,14 @@ impl Compiled {
     /// write only what the rules allow, and only labels of nodes that the Registry allows are published.
     ///
     /// The rules also apply to the previous spec: records that they do not allow are not kept.
-    pub fn submit(&mut self, registry: &RegistrySpec, tenants: &NamespaceCache) -> Verdict {
+    pub fn submit(&mut self, registry: &RegistrySpec, namespaces: &NamespaceCache) -> Verdict {
         if let Some(previous) = &mut self.previous {
-            previous.submit(registry, tenants);
+            previous.submit(registry, namespaces);
         }
         let policy = policy(registry);
         let namespace = &self.registration.reference.namespace;
         let namespace_policy = policy.as_ref().and_then(|policy| {
-            let labels = tenants.labels(namespace)?;
+            let labels = namespaces.labels(namespace)?;
             Some(policy.namespace_policy(namespace, |key| labels.get(key).map(String::as_str)))
         });
         self.unsure = policy.is_some() && namespace_policy.is_none();

@@ -244,10 +244,10 @@ impl Preview {
 
     /// Adds a namespace. If the Registry has access rules, its namespaces must be added before their registrations:
     /// otherwise nothing is written for these.
-    pub fn settle(&mut self, tenant: NamespaceLabels) {
+    pub fn settle(&mut self, namespace: NamespaceLabels) {
         self.apply(WatchEvent::Namespace(
             NamespaceScope::Cluster,
-            ObjectEvent::Applied(tenant),
+            ObjectEvent::Applied(namespace),
         ));
     }
 

@@ -122,12 +122,12 @@ impl Streams {
     /// Finds the lost watches of namespaces that are known not to exist, and that of the nodes if it has never completed
     /// a list: few registrations need nodes, and the others do not wait for them. Returns those that the last call did
     /// not find.
-    pub fn find_void(&mut self, tenants: &NamespaceCache) -> Vec<WatchTarget> {
+    pub fn find_void(&mut self, known: &NamespaceCache) -> Vec<WatchTarget> {
         let is_absent = |namespaces: &NamespaceScope| {
             let Some(name) = namespaces.name() else { return false };
             let state = self.states.get(&WatchTarget::new(NAMESPACES, namespaces.clone()));
             let is_known = state.is_some_and(|state| state.listed && state.lost.is_none());
-            is_known && !tenants.is_there(name)
+            is_known && !known.is_there(name)
         };
         let lost = self.states.iter().filter(|(stream, _)| stream.kind != NAMESPACES);
         let lost = lost.filter(|(_, state)| state.lost.is_some());
@@ -202,15 +202,15 @@ mod tests {
         streams
     }
 
-    fn tenants(names: &[&str]) -> NamespaceCache {
-        let mut tenants = NamespaceCache::default();
+    fn namespaces(names: &[&str]) -> NamespaceCache {
+        let mut namespaces = NamespaceCache::default();
         for name in names {
-            tenants.apply(NamespaceLabels {
+            namespaces.apply(NamespaceLabels {
                 name: (*name).to_owned(),
                 labels: BTreeMap::new(),
             });
         }
-        tenants
+        namespaces
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn missing_namespace_without_watch_access_is_not_awaited() {
         let mut streams = all_but_the_bank();
-        let there = tenants(&["shop"]);
+        let there = namespaces(&["shop"]);
         assert_eq!(streams.find_void(&there), [], "the watch is not lost yet");
         lose(&mut streams, PODS, &bank(), 7);
         assert_eq!(streams.find_void(&there), [WatchTarget::new(PODS, bank())]);
@@ -256,7 +256,7 @@ mod tests {
         needed.add(&WatchTarget::new(PODS, bank()), 7);
         assert_eq!(streams.progress().lacks(&needed, Instant::now()), []);
 
-        let created = tenants(&["shop", "bank"]);
+        let created = namespaces(&["shop", "bank"]);
         assert_eq!(streams.find_void(&created), []);
         assert!(streams.outdated().is_some(), "the namespace exists now");
         assert_eq!(
@@ -269,10 +269,10 @@ mod tests {
     fn existing_or_unknown_namespace_is_awaited() {
         let mut streams = all_but_the_bank();
         lose(&mut streams, PODS, &bank(), 7);
-        assert_eq!(streams.find_void(&tenants(&["shop", "bank"])), []);
+        assert_eq!(streams.find_void(&namespaces(&["shop", "bank"])), []);
         lose(&mut streams, NAMESPACES, &bank(), 7);
         assert_eq!(
-            streams.find_void(&tenants(&["shop"])),
+            streams.find_void(&namespaces(&["shop"])),
             [],
             "the list of namespaces is stale"
         );

@@ -511,7 +511,7 @@ async fn formats_of_newer_registration_are_suppressed_until_older_is_deleted() {
 #[tokio::test]
 async fn formats_denied_by_access_rules_suppress_no_registration() {
     let mut rig = Rig::new();
-    let tenant = |labels: Value| {
+    let namespace = |labels: Value| {
         let namespace =
             json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}});
         WatchEvent::Namespace(
@@ -519,7 +519,7 @@ async fn formats_denied_by_access_rules_suppress_no_registration() {
             ObjectEvent::Applied(crate::kube::namespace(namespace).expect("decodes")),
         )
     };
-    rig.take(tenant(json!({"side": "b"})));
+    rig.take(namespace(json!({"side": "b"})));
     rig.take(WatchEvent::Namespace(
         NamespaceScope::Cluster,
         ObjectEvent::ListComplete,
@@ -541,9 +541,9 @@ async fn formats_denied_by_access_rules_suppress_no_registration() {
         compiled.expect("a spec in force").suppression_reasons().len()
     };
     assert_eq!(suppressed(&rig), 0, "access rules deny the older one");
-    rig.take(tenant(json!({"side": "a"})));
+    rig.take(namespace(json!({"side": "a"})));
     assert_eq!(suppressed(&rig), 1, "access rules allow the older one now");
-    rig.take(tenant(json!({"side": "b"})));
+    rig.take(namespace(json!({"side": "b"})));
     assert_eq!(suppressed(&rig), 0);
 }
 

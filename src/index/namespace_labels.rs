@@ -31,8 +31,8 @@ struct Known {
 
 impl NamespaceCache {
     /// Adds or updates a namespace. Returns whether its labels have changed.
-    pub fn apply(&mut self, tenant: NamespaceLabels) -> bool {
-        let NamespaceLabels { name, labels } = tenant;
+    pub fn apply(&mut self, namespace: NamespaceLabels) -> bool {
+        let NamespaceLabels { name, labels } = namespace;
         let seen = Some(self.relists.mark());
         if let Some(known) = self.labels.get_mut(&*name) {
             known.seen = seen;
@@ -90,39 +90,39 @@ impl NamespaceCache {
 mod tests {
     use super::*;
 
-    fn tenant(team: &str) -> NamespaceLabels {
+    fn namespace(team: &str) -> NamespaceLabels {
         NamespaceLabels {
             name: "shop".to_owned(),
             labels: BTreeMap::from([("team".to_owned(), team.to_owned())]),
         }
     }
 
-    fn is_known(tenants: &NamespaceCache) -> bool {
-        tenants.labels("shop").is_some()
+    fn is_known(namespaces: &NamespaceCache) -> bool {
+        namespaces.labels("shop").is_some()
     }
 
     #[test]
     fn only_changed_namespace_labels_are_an_event() {
-        let mut tenants = NamespaceCache::default();
-        assert!(tenants.apply(tenant("a")));
-        assert!(!tenants.apply(tenant("a")));
-        assert!(tenants.apply(tenant("b")));
+        let mut namespaces = NamespaceCache::default();
+        assert!(namespaces.apply(namespace("a")));
+        assert!(!namespaces.apply(namespace("a")));
+        assert!(namespaces.apply(namespace("b")));
     }
 
     #[test]
     fn namespace_missing_from_a_list_is_known_while_it_has_objects() {
-        let mut tenants = NamespaceCache::default();
-        tenants.apply(tenant("a"));
-        tenants.begin_relist(&NamespaceScope::Cluster);
-        tenants.end_relist(&NamespaceScope::Cluster, |_| true);
-        assert!(is_known(&tenants));
-        tenants.begin_relist(&NamespaceScope::Cluster);
-        tenants.keep("shop");
-        tenants.end_relist(&NamespaceScope::Cluster, |_| false);
-        assert!(is_known(&tenants), "it is there");
-        tenants.delete("shop", |_| true);
-        assert!(is_known(&tenants), "something is in it");
-        tenants.delete("other", |_| false);
-        assert!(!is_known(&tenants));
+        let mut namespaces = NamespaceCache::default();
+        namespaces.apply(namespace("a"));
+        namespaces.begin_relist(&NamespaceScope::Cluster);
+        namespaces.end_relist(&NamespaceScope::Cluster, |_| true);
+        assert!(is_known(&namespaces));
+        namespaces.begin_relist(&NamespaceScope::Cluster);
+        namespaces.keep("shop");
+        namespaces.end_relist(&NamespaceScope::Cluster, |_| false);
+        assert!(is_known(&namespaces), "it is there");
+        namespaces.delete("shop", |_| true);
+        assert!(is_known(&namespaces), "something is in it");
+        namespaces.delete("other", |_| false);
+        assert!(!is_known(&namespaces));
     }
 }

@@ -37,7 +37,7 @@ impl Reported for Pod {
         Some(&name.uid)
     }
 
-    fn tenant(name: &PodRef) -> &Arc<str> {
+    fn namespace(name: &PodRef) -> &Arc<str> {
         &name.namespace
     }
 

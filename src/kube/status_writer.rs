@@ -62,7 +62,7 @@ pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwne
     /// Whether a tenant with many waiting statuses rests between its writes.
     const RESTS: bool = false;
     /// Returns the tenant that the status belongs to. The queue serves tenants in turn.
-    fn tenant(name: &Self::Name) -> &Arc<str>;
+    fn namespace(name: &Self::Name) -> &Arc<str>;
     fn conditions(status: &mut Self::Status) -> &mut Vec<Condition>;
     /// Whether two statuses are equal apart from the times of their conditions.
     fn same(a: &Self::Status, b: &Self::Status) -> bool {
@@ -82,7 +82,7 @@ where
         (Api::namespaced(client.clone(), &name.namespace), name.name.to_string())
     }
 
-    fn tenant(name: &RegistrationRef) -> &Arc<str> {
+    fn namespace(name: &RegistrationRef) -> &Arc<str> {
         &name.namespace
     }
 
@@ -107,7 +107,7 @@ where
         (Api::all(client.clone()), name.to_string())
     }
 
-    fn tenant(name: &Arc<str>) -> &Arc<str> {
+    fn namespace(name: &Arc<str>) -> &Arc<str> {
         name
     }
 
@@ -123,7 +123,7 @@ where
     type Name = Arc<str>;
     type Status = RecordFormatStatus;
 
-    fn tenant(name: &Arc<str>) -> &Arc<str> {
+    fn namespace(name: &Arc<str>) -> &Arc<str> {
         name
     }
 
@@ -224,8 +224,8 @@ struct Queue<K: Reported> {
 impl<K: Reported> Queue<K> {
     fn push(&mut self, name: K::Name) {
         if self.waiting.insert(name.clone()) {
-            let tenant = K::tenant(&name).clone();
-            self.order.push(&tenant, name);
+            let namespace = K::namespace(&name).clone();
+            self.order.push(&namespace, name);
         }
     }
 
@@ -233,8 +233,8 @@ impl<K: Reported> Queue<K> {
     fn pop(&mut self, now: Instant) -> Option<K::Name> {
         self.resting.retain(|_, until| *until > now);
         let (writing, resting) = (&self.writing, &self.resting);
-        let is_free = |tenant: &str| writing.get(tenant).is_none_or(|count| *count < OF_ONE);
-        let may = |tenant: &str, _| is_free(tenant) && !resting.contains_key(tenant);
+        let is_free = |namespace: &str| writing.get(namespace).is_none_or(|count| *count < OF_ONE);
+        let may = |namespace: &str, _| is_free(namespace) && !resting.contains_key(namespace);
         let name = self.order.pop_of(may)?;
         self.waiting.remove(&name);
         Some(name)
@@ -242,7 +242,7 @@ impl<K: Reported> Queue<K> {
 
     /// Counts a write that begins.
     fn begin(&mut self, name: &K::Name) {
-        *self.writing.entry(K::tenant(name).clone()).or_default() += 1;
+        *self.writing.entry(K::namespace(name).clone()).or_default() += 1;
     }
 
     /// When the next tenant has rested.
@@ -252,16 +252,16 @@ impl<K: Reported> Queue<K> {
 
     /// Counts a write that has ended and took so long.
     fn end(&mut self, name: &K::Name, took: Duration, now: Instant) {
-        let tenant = K::tenant(name);
-        if let Some(count) = self.writing.get_mut(tenant) {
+        let namespace = K::namespace(name);
+        if let Some(count) = self.writing.get_mut(namespace) {
             *count -= 1;
             if *count == 0 {
-                self.writing.remove(tenant);
+                self.writing.remove(namespace);
             }
         }
-        if K::RESTS && self.order.len_of(tenant) > FEW {
+        if K::RESTS && self.order.len_of(namespace) > FEW {
             let until = now + (took * REST).min(LONGEST_REST);
-            let resting = self.resting.entry(tenant.clone()).or_insert(until);
+            let resting = self.resting.entry(namespace.clone()).or_insert(until);
             *resting = until.max(*resting);
         }
     }

@@ -55,36 +55,36 @@ impl<T> FairQueue<T> {
     }
 
     /// Returns the number of items of `tenant`.
-    pub fn len_of(&self, tenant: &str) -> usize {
-        self.queues.get(tenant).map_or(0, |queue| queue.things.len())
+    pub fn len_of(&self, namespace: &str) -> usize {
+        self.queues.get(namespace).map_or(0, |queue| queue.things.len())
     }
 
     /// Adds an item to the end of `tenant`'s queue.
-    pub fn push(&mut self, tenant: &Arc<str>, thing: T) {
+    pub fn push(&mut self, namespace: &Arc<str>, thing: T) {
         self.len += 1;
-        if let Some(queue) = self.queues.get_mut(tenant) {
+        if let Some(queue) = self.queues.get_mut(namespace) {
             queue.things.push_back(thing);
         } else {
-            self.open(tenant, thing);
-            self.turns.push_back(tenant.clone());
+            self.open(namespace, thing);
+            self.turns.push_back(namespace.clone());
         }
     }
 
     /// Puts back an item that was just taken, so that it is the next one.
-    pub fn push_front(&mut self, tenant: &Arc<str>, thing: T) {
+    pub fn push_front(&mut self, namespace: &Arc<str>, thing: T) {
         self.len += 1;
-        if let Some(queue) = self.queues.get_mut(tenant) {
+        if let Some(queue) = self.queues.get_mut(namespace) {
             queue.things.push_front(thing);
             queue.credit = queue.credit.max(0) + 1;
-            if self.turns.front() != Some(tenant)
-                && let Some(at) = self.turns.iter().position(|other| other == tenant)
+            if self.turns.front() != Some(namespace)
+                && let Some(at) = self.turns.iter().position(|other| other == namespace)
             {
                 self.turns.remove(at);
-                self.turns.push_front(tenant.clone());
+                self.turns.push_front(namespace.clone());
             }
         } else {
-            self.open(tenant, thing);
-            self.turns.push_front(tenant.clone());
+            self.open(namespace, thing);
+            self.turns.push_front(namespace.clone());
         }
     }
 
@@ -102,9 +102,9 @@ impl<T> FairQueue<T> {
                 return None;
             }
             let alone = self.turns.len() == 1;
-            let tenant = self.turns.front()?;
-            let queue = self.queues.get_mut(tenant)?;
-            if !may(tenant, queue.things.len()) {
+            let namespace = self.turns.front()?;
+            let queue = self.queues.get_mut(namespace)?;
+            if !may(namespace, queue.things.len()) {
                 barred += 1;
                 self.turns.rotate_left(1);
                 continue;
@@ -119,8 +119,8 @@ impl<T> FairQueue<T> {
             let thing = queue.things.pop_front()?;
             self.len -= 1;
             if queue.things.is_empty()
-                && let Some(tenant) = self.turns.pop_front()
-                && let Some(queue) = self.queues.remove(&tenant)
+                && let Some(namespace) = self.turns.pop_front()
+                && let Some(queue) = self.queues.remove(&namespace)
                 && self.spare.len() < SPARE
                 && queue.things.capacity() <= SPARE_ITEMS
             {
@@ -131,20 +131,20 @@ impl<T> FairQueue<T> {
     }
 
     /// Charges `tenant` for a taken item of this cost. A cost of one was already charged when the item was taken.
-    pub fn charge(&mut self, tenant: &str, cost: usize) {
-        if let Some(queue) = self.queues.get_mut(tenant) {
+    pub fn charge(&mut self, namespace: &str, cost: usize) {
+        if let Some(queue) = self.queues.get_mut(namespace) {
             queue.credit -= i64::try_from(cost).unwrap_or(i64::MAX).saturating_sub(1).max(0);
         }
     }
 
-    fn open(&mut self, tenant: &Arc<str>, thing: T) {
+    fn open(&mut self, namespace: &Arc<str>, thing: T) {
         let mut things = self.spare.pop().unwrap_or_default();
         things.push_back(thing);
         let queue = NamespaceQueue {
             things,
             credit: QUANTUM,
         };
-        self.queues.insert(tenant.clone(), queue);
+        self.queues.insert(namespace.clone(), queue);
     }
 }
 
@@ -152,7 +152,7 @@ impl<T> FairQueue<T> {
 mod tests {
     use super::*;
 
-    fn tenant(name: &str) -> Arc<str> {
+    fn namespace(name: &str) -> Arc<str> {
         name.into()
     }
 
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn one_tenant_alone_is_served_first_in_first_out() {
         let mut queue = FairQueue::default();
-        (0..100).for_each(|i| queue.push(&tenant("a"), i));
+        (0..100).for_each(|i| queue.push(&namespace("a"), i));
         let all: Vec<i32> = std::iter::from_fn(|| queue.pop()).collect();
         assert_eq!(all, (0..100).collect::<Vec<_>>());
         assert!(queue.is_empty());
@@ -175,16 +175,16 @@ mod tests {
     #[test]
     fn tenant_waits_for_at_most_one_quantum_of_another_tenant() {
         let mut queue = FairQueue::default();
-        (0..1000).for_each(|i| queue.push(&tenant("flood"), i));
+        (0..1000).for_each(|i| queue.push(&namespace("flood"), i));
         assert!((0..5).all(|_| queue.pop().is_some()));
-        queue.push(&tenant("other"), -1);
+        queue.push(&namespace("other"), -1);
         let before = wait(&mut queue, &-1);
         assert!(before <= usize::try_from(QUANTUM).unwrap(), "{before} came before it");
     }
 
     #[test]
     fn a_tenant_pays_for_what_is_large() {
-        let (large, small) = (tenant("large"), tenant("small"));
+        let (large, small) = (namespace("large"), namespace("small"));
         let mut queue = FairQueue::default();
         for _ in 0..1000 {
             queue.push(&large, 100_usize);
@@ -193,8 +193,8 @@ mod tests {
         let (mut cost, mut taken) = ([0_usize; 2], 0);
         while taken < 900 {
             let thing = queue.pop().expect("there is more");
-            let (tenant, which) = if thing == 100 { (&large, 0) } else { (&small, 1) };
-            queue.charge(tenant, thing);
+            let (namespace, which) = if thing == 100 { (&large, 0) } else { (&small, 1) };
+            queue.charge(namespace, thing);
             cost[which] += thing;
             taken += 1;
         }
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn what_is_put_back_is_the_next_one() {
-        let (a, b) = (tenant("a"), tenant("b"));
+        let (a, b) = (namespace("a"), namespace("b"));
         let mut queue = FairQueue::default();
         queue.push(&a, 1);
         queue.push(&b, 2);
@@ -220,12 +220,12 @@ mod tests {
 
     #[test]
     fn ineligible_tenant_is_skipped_and_keeps_its_items_in_order() {
-        let (a, b) = (tenant("a"), tenant("b"));
+        let (a, b) = (namespace("a"), namespace("b"));
         let mut queue = FairQueue::default();
         (0..20).for_each(|i| queue.push(&a, i));
         queue.push(&b, -1);
         queue.push(&b, -2);
-        let not_a = |tenant: &str, _| tenant != "a";
+        let not_a = |namespace: &str, _| namespace != "a";
         assert_eq!((queue.pop_of(not_a), queue.pop_of(not_a)), (Some(-1), Some(-2)));
         assert_eq!(queue.pop_of(not_a), None, "all that is left is a's");
         let rest: Vec<i32> = std::iter::from_fn(|| queue.pop()).collect();
@@ -234,20 +234,20 @@ mod tests {
 
     #[test]
     fn a_debt_is_paid_while_the_others_may_not_have_a_turn() {
-        let (a, b) = (tenant("a"), tenant("b"));
+        let (a, b) = (namespace("a"), namespace("b"));
         let mut queue = FairQueue::default();
         (0..3).for_each(|i| queue.push(&a, i));
         queue.push(&b, -1);
         assert_eq!(queue.pop(), Some(0));
         queue.charge("a", 1000);
-        assert_eq!(queue.pop_of(|tenant, _| tenant == "a"), Some(1));
+        assert_eq!(queue.pop_of(|namespace, _| namespace == "a"), Some(1));
     }
 
     #[test]
     fn tenants_that_are_done_leave_nothing_behind() {
         let mut queue = FairQueue::default();
         for i in 0..1000 {
-            queue.push(&tenant(&i.to_string()), i);
+            queue.push(&namespace(&i.to_string()), i);
         }
         while queue.pop().is_some() {}
         assert!(queue.queues.is_empty() && queue.turns.is_empty() && queue.spare.len() <= SPARE);

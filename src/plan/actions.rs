@@ -191,8 +191,8 @@ impl Planner {
     fn gather_small(&mut self, desired: &dyn DesiredState, max_ops: usize) -> Option<Step> {
         let busy = self.transactions.namespaces();
         let little = QUANTUM.unsigned_abs();
-        self.gather(desired, (max_ops, false), |tenant, waiting| {
-            u64::try_from(waiting).is_ok_and(|waiting| waiting <= little) && !busy.contains(tenant)
+        self.gather(desired, (max_ops, false), |namespace, waiting| {
+            u64::try_from(waiting).is_ok_and(|waiting| waiting <= little) && !busy.contains(namespace)
         })
     }
 
@@ -270,7 +270,7 @@ impl Planner {
             if selecting > 0 {
                 self.work.charge(&work, selecting, excess);
             }
-            if is_refreshed && self.quotas.limits(work.tenant()) {
+            if is_refreshed && self.quotas.limits(work.namespace()) {
                 undecided.push(work);
                 continue;
             }

@@ -513,12 +513,12 @@ impl Guard {
     fn namespaces_above(&self, known: &Known<'_>, of: usize, with_edits: bool) -> Option<BTreeSet<Arc<str>>> {
         let mut all = (known.registered)();
         for work in self.lost.iter().filter(|work| !(known.is_registered)(work)) {
-            *all.entry(work.tenant().clone()).or_default() += 1;
+            *all.entry(work.namespace().clone()).or_default() += 1;
         }
         let (let_go, fresh) = (self.decided(with_edits), distinct(&self.fresh));
         let mut lost: HashMap<&Arc<str>, usize> = HashMap::new();
         for work in let_go.union(&fresh) {
-            *lost.entry(work.tenant()).or_default() += 1;
+            *lost.entry(work.namespace()).or_default() += 1;
         }
         let share = GuardSettings {
             min_endpoints: 1,
@@ -527,10 +527,11 @@ impl Guard {
         let count = |namespace: &Arc<str>| all.get(namespace).copied().unwrap_or_default();
         let is_above =
             |namespace: &&Arc<str>| !namespace.is_empty() && share.is_above(lost[namespace], count(namespace));
-        let concerned: BTreeSet<&Arc<str>> = fresh.iter().map(|work| work.tenant()).collect();
+        let concerned: BTreeSet<&Arc<str>> = fresh.iter().map(|work| work.namespace()).collect();
         let above: BTreeSet<Arc<str>> = concerned.into_iter().filter(is_above).cloned().collect();
-        let is_rest =
-            |work: &&&Work| !work.tenant().is_empty() && !above.contains(work.tenant()) && !let_go.contains(**work);
+        let is_rest = |work: &&&Work| {
+            !work.namespace().is_empty() && !above.contains(work.namespace()) && !let_go.contains(**work)
+        };
         let rest = fresh.iter().filter(is_rest).count();
         let is_enough = !self.settings.is_above(let_go.len() + rest, of);
         (is_enough && above.len() <= MAX_NAMESPACES).then_some(above)

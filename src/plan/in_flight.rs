@@ -90,7 +90,7 @@ impl Transactions {
     /// The namespaces that work in flight belongs to.
     pub fn namespaces(&self) -> HashSet<Arc<str>> {
         let works = self.open.values().flat_map(|sent| &sent.works);
-        works.map(|work| work.tenant().clone()).collect()
+        works.map(|work| work.namespace().clone()).collect()
     }
 
     /// Voids all transactions because etcd's history was replaced: their outcomes are ignored.

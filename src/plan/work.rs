@@ -32,7 +32,7 @@ pub(super) enum Work {
 
 impl Work {
     /// The namespace that the work is charged to; empty for unclaimed keys.
-    pub fn tenant(&self) -> &Arc<str> {
+    pub fn namespace(&self) -> &Arc<str> {
         match self {
             Self::Changed(namespace, _) => namespace,
             Self::Pod(registration, _) => &registration.namespace,
@@ -233,7 +233,7 @@ impl WorkQueue {
             *self.edited.entry(registration.clone()).or_default() += 1;
         }
         let is_new = self.queued.insert(work.clone());
-        let namespace = work.tenant().clone();
+        let namespace = work.namespace().clone();
         // Urgent work that is queued as excess is queued a second time. The later entry is void.
         if is_urgent || is_new && !is_excess {
             self.queue.push(&namespace, work);
@@ -366,8 +366,8 @@ impl WorkQueue {
         }
         match work {
             Work::Key(key) => self.unclaimed.push_back((None, key)),
-            work if excess => self.excess.push(&work.tenant().clone(), work),
-            work => self.queue.push(&work.tenant().clone(), work),
+            work if excess => self.excess.push(&work.namespace().clone(), work),
+            work => self.queue.push(&work.namespace().clone(), work),
         }
     }
 
@@ -375,7 +375,7 @@ impl WorkQueue {
     pub fn push_front(&mut self, work: Work, excess: bool) {
         if self.queued.insert(work.clone()) {
             let queue = if excess { &mut self.excess } else { &mut self.queue };
-            queue.push_front(&work.tenant().clone(), work);
+            queue.push_front(&work.namespace().clone(), work);
         }
     }
 
@@ -390,16 +390,17 @@ impl WorkQueue {
         let limited_at = self.limits_apply_at.filter(|_| excess);
         loop {
             let limits = &self.rate_limits;
-            let is_within = |tenant: &str| limited_at.is_none_or(|at| !limits.is_above(tenant, at));
-            let may = |tenant: &str, waiting| is_within(tenant) && may(tenant, waiting + other.len_of(tenant));
+            let is_within = |namespace: &str| limited_at.is_none_or(|at| !limits.is_above(namespace, at));
+            let may =
+                |namespace: &str, waiting| is_within(namespace) && may(namespace, waiting + other.len_of(namespace));
             let work = served.pop_of(may)?;
             if !self.queued.contains(&work) {
                 continue;
             }
-            if !excess && other.len_of(work.tenant()) == 0 && !matches!(work, Work::Key(_)) {
+            if !excess && other.len_of(work.namespace()) == 0 && !matches!(work, Work::Key(_)) {
                 self.served.others = true;
-                if self.last_served.as_ref() != Some(work.tenant()) {
-                    let former = self.last_served.replace(work.tenant().clone());
+                if self.last_served.as_ref() != Some(work.namespace()) {
+                    let former = self.last_served.replace(work.namespace().clone());
                     self.served.several |= former.is_some();
                 }
             }
@@ -444,7 +445,7 @@ impl WorkQueue {
     /// them.
     pub fn charge(&mut self, work: &Work, cost: usize, excess: bool) {
         let served = if excess { &mut self.excess } else { &mut self.queue };
-        served.charge(work.tenant(), cost);
+        served.charge(work.namespace(), cost);
     }
 
     /// Takes the queued work out, except for marked pods and for work that waits for a lease. Also returns whether each
@@ -457,7 +458,7 @@ impl WorkQueue {
             let mut all = std::mem::take(queue);
             while let Some(work) = all.pop() {
                 if self.marks.contains_key(&work) {
-                    queue.push(&work.tenant().clone(), work);
+                    queue.push(&work.namespace().clone(), work);
                 } else if self.queued.remove(&work) {
                     taken.push((work, excess));
                 }
@@ -516,7 +517,7 @@ impl WorkQueue {
         waiting.keys += keys;
         match waiting.works.insert(work.clone(), keys) {
             Some(before) => waiting.keys -= before,
-            None => waiting.queue.push(&work.tenant().clone(), work),
+            None => waiting.queue.push(&work.namespace().clone(), work),
         }
     }
 
@@ -542,7 +543,7 @@ impl WorkQueue {
                 continue;
             };
             if keys > room {
-                waiting.queue.push_front(&work.tenant().clone(), work);
+                waiting.queue.push_front(&work.namespace().clone(), work);
                 break;
             }
             room -= keys;
@@ -550,7 +551,7 @@ impl WorkQueue {
             is_served = true;
             waiting.works.remove(&work);
             self.waits.remove(&work);
-            waiting.queue.charge(work.tenant(), keys);
+            waiting.queue.charge(work.namespace(), keys);
             self.push(work);
         }
         if !waiting.works.is_empty() {

@@ -105,14 +105,14 @@ impl Manifests {
     /// namespace.
     pub fn namespace(&self, name: &str) -> NamespaceLabels {
         let given = self.namespaces.iter().find(|namespace| namespace.name == name);
-        let mut tenant = given.cloned().unwrap_or_else(|| NamespaceLabels {
+        let mut namespace = given.cloned().unwrap_or_else(|| NamespaceLabels {
             name: name.to_owned(),
             labels: BTreeMap::new(),
         });
-        tenant
+        namespace
             .labels
             .insert("kubernetes.io/metadata.name".to_owned(), name.to_owned());
-        tenant
+        namespace
     }
 
     /// Whether the registration is that of an annotated Service.

@@ -73,7 +73,7 @@ impl Hold {
         let is_concerned =
             |namespace: &Arc<str>| namespace.is_empty() || names.is_none_or(|names| names.contains(namespace));
         let is_held =
-            |removal: &Removal| (!edits_only || removal.cause == Cause::Edit) && is_concerned(removal.work.tenant());
+            |removal: &Removal| (!edits_only || removal.cause == Cause::Edit) && is_concerned(removal.work.namespace());
         for (key, removal) in fresh.extract_if(.., |_, removal| is_held(removal)) {
             self.keys.insert(key, removal);
         }
