@@ -174,6 +174,15 @@ impl World {
         }
     }
 
+    /// Whether the prefixes of a suspended registration were edited.
+    pub(super) fn has_edited_frozen(&self) -> bool {
+        let is_edited = |(name, wish): (&RegistrationRef, &Wish)| {
+            let now = wish.settings().prefixes;
+            wish.suspended && self.frozen[name].iter().any(|prefix| !now.contains(prefix))
+        };
+        self.registrations.iter().any(is_edited)
+    }
+
     fn unregister(&mut self, registration: &RegistrationRef) {
         self.registrations.remove(registration);
         if self.complete {
