@@ -222,8 +222,10 @@ impl Preview {
     pub fn reconfigure(&mut self, spec: RegistrySpec) {
         let mut registry = Registry::new(&self.name, spec.clone());
         let changed = &mut registry.spec;
-        // The preview reads an etcd that the caller has connected to, and serves the Registry whatever its class is.
+        // The preview reads an etcd that the caller has connected to, and serves the Registry whatever its class is. One
+        // worker lives through every change, like that of an operator that tests other endpoints first.
         (changed.class, changed.etcd.tls, changed.etcd.auth) = (None, None, None);
+        changed.etcd.endpoints = Vec::new();
         // Limits change when something is written, not what.
         changed.limits.keys_per_second = u32::MAX;
         changed.limits.changes_per_second_per_namespace = u32::MAX;
@@ -315,7 +317,7 @@ impl Preview {
         let mut unconfirmed = UnconfirmedRemovals::default();
         let on_hold = |hold: &Hold| {
             unconfirmed.keys.extend(hold.keys().cloned());
-            unconfirmed.lost += hold.lost;
+            unconfirmed.lost += hold.lost_so_far();
             unconfirmed.of = unconfirmed.of.max(hold.of);
         };
         Box::pin(self.worker().carry_out(on_hold)).await;

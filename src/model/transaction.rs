@@ -246,15 +246,16 @@ pub enum Observation {
     },
     /// etcd denies read access to `scope`. Its content is unknown until the next snapshot of it.
     Denied { scope: Prefix },
-    /// Every wanted prefix has had its snapshot or is denied. Changes follow. Sent after the snapshots of a start or
-    /// restart, and after the snapshots of prefixes that were added later.
+    /// Every wanted prefix has had its snapshot or is denied, and is watched. Changes follow. Sent after the snapshots of a
+    /// start, after those of prefixes that were added later, and when the watches have continued after an interruption: then
+    /// the changes since follow, too.
     Complete {
-        /// The revision of the last snapshot.
+        /// The newest revision that the mirror has received.
         revision: Revision,
     },
     /// The history of the etcd cluster is a different one: the cluster was restored from a snapshot, or it is another
     /// cluster. All earlier reports are void. Snapshots of all prefixes follow.
     Restored,
-    /// The mirror lost its watches. Snapshots of all prefixes follow when it has them again.
+    /// The mirror lost its watches. The changes since, or snapshots of prefixes, follow when it has them again.
     Interrupted,
 }

@@ -66,6 +66,7 @@ impl GuardSettings {
     };
 
     /// Holds every unconfirmed removal.
+    #[cfg(test)]
     pub const EVERYTHING: Self = Self {
         mode: GuardMode::Hold,
         window: Duration::ZERO,

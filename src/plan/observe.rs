@@ -78,8 +78,10 @@ impl Planner {
                 self.guard.gone(key);
             }
         }
-        if observed == Observed::Changed {
-            self.key_changed(key);
+        match observed {
+            Observed::Changed => self.key_changed(key),
+            Observed::Unchanged if is_absent => self.keys.drop_if_unused(key),
+            Observed::Unchanged | Observed::Outdated => {}
         }
     }
 

@@ -87,6 +87,15 @@ impl Prefixes {
     }
 
     pub fn set_listed(&mut self, prefix: Prefix, without_lease: KeysWithoutLease) {
+        let behind = self
+            .listed
+            .range::<str, _>((Bound::Excluded(prefix.prefix()), Bound::Unbounded));
+        let inside = behind
+            .map(|(inner, _)| inner)
+            .take_while(|inner| prefix.contains(inner.prefix()));
+        for inner in inside.cloned().collect::<Vec<_>>() {
+            self.listed.remove(&inner);
+        }
         self.listed.insert(prefix, without_lease);
     }
 

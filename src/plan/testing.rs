@@ -30,6 +30,8 @@ pub(super) struct Etcd {
     next_lease: i64,
     watched: BTreeSet<Prefix>,
     live: bool,
+    /// The changes while there are no watches, from which they can continue; none if all prefixes must be listed.
+    missed: Option<Vec<Observation>>,
     reported: VecDeque<Observation>,
 }
 
@@ -45,6 +47,7 @@ impl Etcd {
             next_lease: 0x10,
             watched: BTreeSet::new(),
             live: true,
+            missed: None,
             reported: VecDeque::new(),
         }
     }
@@ -165,6 +168,7 @@ impl Etcd {
         let saved = self.state.clone();
         move |etcd| {
             etcd.state = saved.clone();
+            etcd.missed = None;
             etcd.reported.push_back(Observation::Restored);
             etcd.show_all();
         }
@@ -190,9 +194,14 @@ impl Etcd {
                 self.state.keys.remove(key);
                 self.state.foreign.remove(key);
             }
-            if self.live && self.watched.iter().any(|scope| scope.contains(key)) {
+            if self.watched.iter().any(|scope| scope.contains(key)) {
                 let key = key.clone();
-                self.reported.push_back(Observation::Changed { key, held, revision });
+                let change = Observation::Changed { key, held, revision };
+                if self.live {
+                    self.reported.push_back(change);
+                } else if let Some(missed) = &mut self.missed {
+                    missed.push(change);
+                }
             }
         }
         revision
@@ -205,25 +214,39 @@ impl Etcd {
         self.watched = scopes;
         if self.live && !fresh.is_empty() {
             self.show(fresh);
+        } else if !fresh.is_empty() {
+            self.missed = None;
         }
     }
 
     /// Resets the watches, as for a new operator.
     pub(super) fn forget_watches(&mut self) {
         self.watched.clear();
+        self.missed = None;
         self.reported.clear();
         self.live = true;
     }
 
     pub(super) fn interrupt(&mut self) {
         if std::mem::take(&mut self.live) {
+            self.missed = Some(Vec::new());
             self.reported.push_back(Observation::Interrupted);
         }
     }
 
+    /// Continues the watches where they ended, unless etcd was restored or other prefixes are watched. Every other time, as
+    /// after a compaction, lists all prefixes.
     pub(super) fn resume(&mut self) {
-        if !std::mem::replace(&mut self.live, true) {
-            self.show_all();
+        if std::mem::replace(&mut self.live, true) {
+            return;
+        }
+        match self.missed.take() {
+            Some(missed) if missed.len().is_multiple_of(2) => {
+                self.reported.extend(missed);
+                let revision = self.state.revision;
+                self.reported.push_back(Observation::Complete { revision });
+            }
+            _ => self.show_all(),
         }
     }
 

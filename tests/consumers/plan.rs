@@ -129,6 +129,32 @@ async fn what_admission_refuses_has_no_plan() -> Result<()> {
 }
 
 #[tokio::test]
+async fn plan_of_a_registration_that_corrects_a_rejected_one_shows_its_keys() -> Result<()> {
+    let turn = Turn::take("plan-corrected", 1, 30).await?;
+    let prefix = format!("/plan/{}", turn.namespace.name());
+    let with = |format: Value| {
+        registration(
+            "orders",
+            &json!({"ports": [{"name": "grpc", "port": 8080}], "formats": [format]}),
+        )
+    };
+    let missing = json!({"recordFormatRef": {"name": "missing"}, "prefix": prefix});
+    turn.namespace
+        .apply(with(json!({"type": "Custom", "custom": missing})))
+        .await?;
+    turn.namespace.create_pod(&pod("a", "orders").ip("10.9.7.1")).await?;
+    let corrected = with(json!({"type": "Plain", "plain": {"prefix": prefix}}));
+    let (code, plan) = planned(&turn, &corrected);
+    let expected = vec!["create a 10.9.7.1:8080".to_owned()];
+    assert_eq!(
+        (code, changes(&plan, &format!("{prefix}/"))),
+        (Some(2), expected),
+        "{plan:#}"
+    );
+    Ok(())
+}
+
+#[tokio::test]
 async fn plan_of_a_registry_says_beforehand_which_keys_its_rules_remove() -> Result<()> {
     let turn = Turn::take("plan-rules", 1, 30).await?;
     let _operator = operator(turn.bed, "operator-0");
@@ -160,6 +186,15 @@ async fn plan_of_a_registry_says_beforehand_which_keys_its_rules_remove() -> Res
         (code, changes(&denied, &prefix)),
         (Some(2), vec!["remove a ".to_owned()]),
         "{denied:#}"
+    );
+    // The keys are in the etcd that is in use, whatever the endpoints are in the file.
+    let mut moved = with(elsewhere.clone());
+    moved["spec"]["etcd"]["endpoints"] = json!(["http://127.0.0.1:1"]);
+    let (code, moved) = planned(&turn, &moved);
+    assert_eq!(
+        (code, changes(&moved, &prefix)),
+        (Some(2), vec!["remove a ".to_owned()]),
+        "{moved:#}"
     );
     assert_eq!(
         wait_keys(&turn.etcd, &prefix, &["a"]).await.len(),

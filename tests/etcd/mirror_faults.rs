@@ -14,14 +14,15 @@ async fn restarted_etcd_is_watched_on_without_another_list() {
     put(&cluster, "/a/1", "x", LeaseId::NONE).await;
     let mut view = View::start(&connection, ["/a", "/b"]);
     view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
-    put(&cluster, "/a/2", "x", grant(&connection, 600).await).await;
+    let lease = grant(&connection, 600).await;
+    put(&cluster, "/a/2", "x", lease).await;
     view.until_equal(&cluster, "/").await;
     for round in 0..3 {
         cluster.member(0).kill().await.expect("kill");
         view.until_milestones("interrupted ").await;
         cluster.restart(0).await.expect("restart");
-        put(&cluster, "/b/1", &round.to_string(), LeaseId::NONE).await;
         delete(&cluster, &format!("/a/{round}")).await;
+        put(&cluster, "/b/1", &round.to_string(), lease).await;
         view.until("the end of the outage", |view| view.milestones == "complete ")
             .await;
         view.until_equal(&cluster, "/").await;
@@ -109,8 +110,9 @@ async fn changes_compacted_while_the_member_was_down_are_in_the_snapshot() {
     let cluster = start(3).await;
     // Knows one member only, so that the mirror is interrupted while the others accept writes.
     let connection = connect(cluster.endpoints()[..1].to_vec()).await;
+    let lease = grant(&connection, 600).await;
     for key in ["/a/1", "/a/2"] {
-        put(&cluster, key, "x", LeaseId::NONE).await;
+        put(&cluster, key, "x", lease).await;
     }
     let mut view = View::start(&connection, ["/a"]);
     view.until_milestones("snapshot /a/ complete ").await;
@@ -133,6 +135,7 @@ async fn changes_compacted_while_the_member_was_down_are_in_the_snapshot() {
 #[tokio::test]
 async fn view_behind_a_compaction_is_rebuilt() {
     let (cluster, connection) = one().await;
+    put(&cluster, "/a/0", "x", grant(&connection, 600).await).await;
     let mut view = View::with_room(&connection, ["/a"], 1);
     view.until_milestones("snapshot /a/ complete ").await;
     // More than all buffers hold while the view takes no observation.
@@ -148,6 +151,24 @@ async fn view_behind_a_compaction_is_rebuilt() {
     view.until_milestones("interrupted snapshot /a/ complete ").await;
     view.until_equal(&cluster, "/a/").await;
     assert_eq!(view.content.len(), 49);
+}
+
+#[tokio::test]
+async fn prefix_that_changed_after_the_last_write_on_a_lease_is_listed() {
+    let (cluster, connection) = one().await;
+    put(&cluster, "/b/1", "x", LeaseId::NONE).await;
+    let mut view = View::start(&connection, ["/a", "/b"]);
+    view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;
+    put(&cluster, "/a/1", "x", grant(&connection, 600).await).await;
+    delete(&cluster, "/b/1").await;
+    view.until_equal(&cluster, "/").await;
+    cluster.member(0).kill().await.expect("kill");
+    view.until_milestones("interrupted ").await;
+    cluster.restart(0).await.expect("restart");
+    // No write of ours proves that the deletion is part of the history of this etcd.
+    view.until_milestones("snapshot /b/ complete complete ").await;
+    put(&cluster, "/b/2", "x", LeaseId::NONE).await;
+    view.until_equal(&cluster, "/").await;
 }
 
 #[tokio::test]
@@ -205,8 +226,9 @@ impl Replaceable {
 async fn etcd_with_a_shorter_history_is_reported_as_restored() {
     let etcd = Replaceable::start().await;
     let connection = connect(etcd.cluster.endpoints()).await;
+    let lease = grant(&connection, 600).await;
     for _ in 0..5 {
-        put(&etcd.cluster, "/a/1", "x", LeaseId::NONE).await;
+        put(&etcd.cluster, "/a/1", "x", lease).await;
     }
     let mut view = View::start(&connection, ["/a", "/b"]);
     view.until_milestones("snapshot /a/ snapshot /b/ complete ").await;

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::Connection;
+use super::connection::{AccessChanges, Connection};
 use super::error::Error;
 use super::pause::{JitteredBackoff, jittered};
 use super::requests::Snapshot;
@@ -51,6 +51,7 @@ pub async fn mirror(
     shutdown: CancellationToken,
 ) {
     let mut mirror = Mirror {
+        access_changes: connection.access_changes(),
         connection,
         essential,
         scopes,
@@ -134,6 +135,7 @@ struct Denied {
 
 struct Mirror {
     connection: Connection,
+    access_changes: AccessChanges,
     essential: Prefix,
     scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
     wanted: Arc<BTreeSet<Prefix>>,
@@ -231,7 +233,6 @@ impl Mirror {
             let scopes = self.scopes.recv().await.ok_or(Closed)?;
             self.take_wanted(scopes);
         }
-        let mut access_changes = self.connection.access_changes();
         let is_resumed = self.resume(watches).await?;
         if !is_resumed {
             self.listed.clear();
@@ -259,7 +260,7 @@ impl Mirror {
                         *watches = Watches::new(&self.connection, &self.essential);
                     }
                 }
-                () = access_changes.changed() => return Err(Interruption::AccessChanged),
+                () = self.access_changes.changed() => return Err(Interruption::AccessChanged),
                 () = sleep_until(again_at.unwrap_or(not_before)), if again_at.is_some() => {
                     let now = Instant::now();
                     let due = self.denied.iter().filter(|(_, denied)| denied.again_at <= now);

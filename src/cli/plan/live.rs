@@ -194,13 +194,11 @@ async fn in_registry(
     read(&mut preview, access)
         .await
         .map_err(|cause| Error::Etcd { registry: name, cause })?;
+    let is_accepted = |one: &RegistrationRef| rejected.iter().all(|(other, _)| other != one);
+    let accepted: Vec<RegistrationRef> = shown.iter().map(|one| reference(one)).filter(is_accepted).collect();
     let is_new = |(one, _): &(RegistrationRef, Refusal)| !rejected_before.contains(one);
-    let rejected: Vec<_> = rejected.into_iter().filter(is_new).collect();
-    let references = shown.iter().map(|one| reference(one));
-    let carried_out =
-        references.filter(|one| !rejected_before.contains(one) && rejected.iter().all(|(other, _)| other != one));
-    let carried_out: Vec<RegistrationRef> = carried_out.collect();
-    Ok((preview.outcomes(&carried_out).await, rejected))
+    let outcomes = preview.outcomes(&accepted).await;
+    Ok((outcomes, rejected.into_iter().filter(is_new).collect()))
 }
 
 /// The change of one Registry and its registrations that the files describe.

@@ -117,6 +117,11 @@ impl Hold {
         self.keys.by_key.len()
     }
 
+    /// The number of endpoints that have lost keys or would, also by what the hold has taken in since it began.
+    pub fn lost_so_far(&self) -> usize {
+        self.released + self.keys.endpoints()
+    }
+
     /// Returns when the hold must be decided again.
     pub fn wake_at(&self) -> Instant {
         let recovers = self.recovered.map(|since| since + RECOVERY);

@@ -14,22 +14,22 @@ impl Mirror {
         if self.positions.is_empty() {
             return Ok(false);
         }
-        let Some(newest) = self.read_proof().await? else {
+        if !self.has_same_history().await? {
             self.positions.clear();
             return Ok(false);
-        };
-        for (root, from) in self.not_compacted(newest).await? {
+        }
+        for (root, from) in self.not_compacted().await? {
             watches.add(root, from).await?;
         }
         Ok(true)
     }
 
-    /// Returns the newest revision of etcd if its history contains the newest write that the mirror has reported. The
-    /// cluster's id and revision alone are no proof: an etcd that was restored from a backup may have the same id, and a
-    /// higher revision if it has been written to since.
-    async fn read_proof(&mut self) -> Result<Option<Revision>, Interruption> {
+    /// Whether the history of etcd contains the newest write on a lease that the mirror has reported. The cluster's id and
+    /// revision alone are no proof: an etcd that was restored from a backup may have the same id, and a higher revision if
+    /// it has been written to since. Nothing proves the history after that write, so positions behind it are dropped.
+    async fn has_same_history(&mut self) -> Result<bool, Interruption> {
         let Some((key, newest)) = self.history.newest.clone() else {
-            return Ok(None);
+            return Ok(false);
         };
         let Read {
             held,
@@ -39,26 +39,28 @@ impl Mirror {
         if !self.history.agrees(cluster_id, revision) {
             return Err(Interruption::Restored);
         }
+        self.positions.retain(|(_, from)| *from <= newest.mod_revision + 1);
         let is_newest = |held: Option<KeyValue>| held.as_ref() == Some(&newest);
         if is_newest(held) {
-            return Ok(Some(revision));
+            return Ok(true);
         }
         match self.connection.get_at(&key, Some(newest.mod_revision)).await {
-            Ok(then) => Ok(is_newest(then.held).then_some(revision)),
-            Err(error) if error.is_compacted() => Ok(None),
+            Ok(then) => Ok(is_newest(then.held)),
+            Err(error) if error.is_compacted() => Ok(false),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Returns the positions whose history etcd still has. `newest`: its newest revision.
-    async fn not_compacted(&mut self, newest: Revision) -> Result<Vec<(Prefix, Revision)>, Error> {
+    /// Returns the positions whose history etcd still has, including the revision before each: some releases lose a
+    /// deletion at the compacted revision.
+    async fn not_compacted(&mut self) -> Result<Vec<(Prefix, Revision)>, Error> {
         self.positions.sort_by_key(|(_, from)| *from);
         let (mut low, mut high) = (0, self.positions.len());
         // Usually nothing is compacted away, so the search begins with the oldest position.
         let mut middle = 0;
         while low < high {
-            let at = self.positions[middle].1.min(newest);
-            match self.connection.get_at(self.essential.prefix(), Some(at)).await {
+            let before = self.positions[middle].1 - 1;
+            match self.connection.get_at(self.essential.prefix(), Some(before)).await {
                 Ok(_) => high = middle,
                 Err(error) if error.is_compacted() => low = middle + 1,
                 Err(error) => return Err(error),
