@@ -236,7 +236,9 @@ impl Operator {
     /// Sends the contents of every prefix to the planner.
     fn survey(&mut self, etcd: &StandIn) {
         let revision = etcd.revision;
-        for scope in self.planner.take_changed_prefixes().unwrap_or_default() {
+        let records = self.planner.meta().prefix().clone();
+        let changes = self.planner.take_changed_prefixes().unwrap_or_default();
+        for scope in changes.added.into_iter().chain([records]) {
             let entries = entries(etcd, &scope);
             self.planner.observe(Observation::Snapshot {
                 scope,

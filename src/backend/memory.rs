@@ -15,7 +15,8 @@ use super::{
     Access, Backend, Campaign, Candidacy, Capabilities, Leadership, LeaseEvent, Leases, Result, Status, Trial,
 };
 use crate::model::{
-    Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction, TxnOutcome, Value,
+    Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, PrefixChanges, Revision, Transaction,
+    TxnOutcome, Value,
 };
 use crate::peer::PeerStatuses;
 
@@ -53,7 +54,7 @@ struct Lease {
 /// What one mirror watches.
 #[derive(Debug)]
 struct Watch {
-    prefixes: Arc<BTreeSet<Prefix>>,
+    prefixes: BTreeSet<Prefix>,
     out: mpsc::UnboundedSender<Observation>,
 }
 
@@ -250,31 +251,35 @@ impl Memory {
         self.0.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Watches `prefixes` from now on, and sends a snapshot of those that are not in `before`.
-    fn watch(
-        &self,
-        prefixes: &Arc<BTreeSet<Prefix>>,
-        before: &BTreeSet<Prefix>,
-        out: &mpsc::UnboundedSender<Observation>,
-    ) {
+    /// Changes what is watched, and sends a snapshot of each prefix that was not watched before.
+    fn watch(&self, changes: PrefixChanges, out: &mpsc::UnboundedSender<Observation>) {
         self.with(|content, _| {
-            let revision = content.revision;
-            for prefix in prefixes.difference(before) {
+            let known = content.watches.iter().position(|watch| watch.out.same_channel(out));
+            let mut watch = known.map_or_else(
+                || Watch {
+                    prefixes: BTreeSet::new(),
+                    out: out.clone(),
+                },
+                |known| content.watches.swap_remove(known),
+            );
+            for prefix in &changes.removed {
+                watch.prefixes.remove(prefix);
+            }
+            let mut added = changes.added;
+            added.retain(|prefix| watch.prefixes.insert(prefix.clone()));
+            content.watches.push(watch);
+            let (revision, is_any) = (content.revision, !added.is_empty());
+            for prefix in added {
                 // The receiver ends with the mirror.
                 let _ = out.send(Observation::Snapshot {
-                    scope: prefix.clone(),
                     revision,
-                    entries: content.entries(prefix),
+                    entries: content.entries(&prefix),
+                    scope: prefix,
                 });
             }
-            if prefixes.difference(before).next().is_some() {
+            if is_any {
                 let _ = out.send(Observation::Complete { revision });
             }
-            content.watches.retain(|watch| !watch.out.same_channel(out));
-            content.watches.push(Watch {
-                prefixes: prefixes.clone(),
-                out: out.clone(),
-            });
         });
     }
 
@@ -315,12 +320,11 @@ impl Backend for Memory {
     async fn mirror(
         self,
         _essential: Prefix,
-        mut wanted: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
+        mut wanted: mpsc::UnboundedReceiver<PrefixChanges>,
         out: mpsc::Sender<Observation>,
         shutdown: CancellationToken,
     ) {
         let (own, mut incoming) = mpsc::unbounded_channel();
-        let mut watched: Arc<BTreeSet<Prefix>> = Arc::default();
         loop {
             let end = self.next_end();
             tokio::select! {
@@ -334,10 +338,9 @@ impl Backend for Memory {
                         return;
                     }
                 }
-                prefixes = wanted.recv() => {
-                    let Some(prefixes) = prefixes else { return };
-                    self.watch(&prefixes, &watched, &own);
-                    watched = prefixes;
+                changes = wanted.recv() => {
+                    let Some(changes) = changes else { return };
+                    self.watch(changes, &own);
                 }
                 () = sleep_until(end.unwrap_or_else(Instant::now).into()), if end.is_some() => self.with(|_, _| ()),
             }

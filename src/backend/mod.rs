@@ -15,7 +15,7 @@ mod random;
 mod tls;
 mod validity;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,7 +29,9 @@ pub use self::memory::Memory;
 pub use self::random::random;
 pub use self::tls::{Identity, Malformed, Tls};
 pub use self::validity::Validity;
-use crate::model::{Fence, Key, KeyValue, LeaseId, Observation, Prefix, Revision, Transaction, TxnOutcome};
+use crate::model::{
+    Fence, Key, KeyValue, LeaseId, Observation, Prefix, PrefixChanges, Revision, Transaction, TxnOutcome,
+};
 use crate::peer::PeerStatuses;
 
 /// The leases to keep alive, each with its TTL in seconds.
@@ -97,12 +99,12 @@ pub trait Backend: Clone + Send + Sync + 'static {
 
     // ---- tasks for the life of a worker ----
 
-    /// Mirrors the last set of prefixes received from `wanted` into `out` until `shutdown`. The `essential` prefix must be
-    /// readable. For each key, changes arrive in the order of revisions.
+    /// Mirrors the prefixes that `wanted` adds into `out`, until it removes them or until `shutdown`. The `essential` prefix
+    /// must be readable. For each key, changes arrive in the order of revisions.
     fn mirror(
         self,
         essential: Prefix,
-        wanted: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
+        wanted: mpsc::UnboundedReceiver<PrefixChanges>,
         out: mpsc::Sender<Observation>,
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + Send;

@@ -32,8 +32,8 @@ pub use network::{Families, Family, NodeAddressType, Protocol};
 pub use pod_ref::PodRef;
 pub use registration_ref::RegistrationRef;
 pub use transaction::{
-    CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction,
-    TxnOutcome, Value,
+    CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, PrefixChanges, Revision,
+    Transaction, TxnOutcome, Value, prefixes_around,
 };
 pub use watch_target::WatchTarget;
 

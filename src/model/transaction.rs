@@ -79,6 +79,29 @@ impl Borrow<str> for Prefix {
     }
 }
 
+/// Returns the prefixes that contain `key`, the outermost first, each with its trailing slash. A key that is a prefix is
+/// among them.
+pub fn prefixes_around(key: &str) -> impl Iterator<Item = &str> {
+    key.match_indices('/').map(|(slash, _)| &key[..=slash])
+}
+
+/// How a set of prefixes changes. Applied in this order: a prefix that is in both was removed and added again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PrefixChanges {
+    pub removed: Vec<Prefix>,
+    pub added: Vec<Prefix>,
+}
+
+impl PrefixChanges {
+    /// Returns the changes that add `prefixes`.
+    pub fn add(prefixes: impl IntoIterator<Item = Prefix>) -> Self {
+        Self {
+            removed: Vec::new(),
+            added: prefixes.into_iter().collect(),
+        }
+    }
+}
+
 /// The guard of a write: the state that its key must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {

@@ -59,7 +59,7 @@ impl Planner {
         for key in &keys {
             self.enqueue(key);
         }
-        self.drop_former_prefixes();
+        self.drop_former_around(&keys);
     }
 
     fn complete_op(&mut self, op: Op, result: OpResult, revision: Revision) {

@@ -6,8 +6,9 @@
 //! so the group of a key is the widest such folder around it.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
-use crate::model::Prefix;
+use crate::model::{Prefix, prefixes_around};
 
 /// A set of keys that may share a lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -39,6 +40,24 @@ impl LeaseGroups {
         self.folders.insert(folder);
     }
 
+    /// Adds the groups in `added`. Returns false if keys whose group was known may be in another one now.
+    pub(super) fn extend(&mut self, added: Self) -> bool {
+        if self.everything || added.everything {
+            let is_same = self.everything;
+            *self = Self::everything();
+            return is_same;
+        }
+        let contains_known = |folder: &Prefix| {
+            let mut behind = self
+                .folders
+                .range::<str, _>((Bound::Excluded(folder.prefix()), Bound::Unbounded));
+            behind.next().is_some_and(|inner| folder.contains(inner.prefix()))
+        };
+        let is_wider = added.folders.iter().any(contains_known);
+        self.folders.extend(added.folders);
+        !is_wider
+    }
+
     /// Forgets the group of exactly `folder`, because its permissions may have changed.
     pub(super) fn forget(&mut self, folder: &Prefix) {
         self.folders.remove(folder);
@@ -49,14 +68,9 @@ impl LeaseGroups {
         if self.everything {
             return Some(LeaseGroup::Everything);
         }
-        let folder = folders(key).find_map(|folder| self.folders.get(folder));
+        let folder = prefixes_around(key).find_map(|folder| self.folders.get(folder));
         folder.cloned().map(LeaseGroup::Below)
     }
-}
-
-/// The folders that contain `key`, the widest first, each with its trailing slash.
-pub fn folders(key: &str) -> impl Iterator<Item = &str> {
-    key.match_indices('/').map(|(slash, _)| &key[..=slash])
 }
 
 #[cfg(test)]
@@ -78,12 +92,21 @@ mod tests {
         assert_eq!(groups.of("kitex/a"), None);
         assert_eq!(LeaseGroups::everything().of("kitex/a"), Some(LeaseGroup::Everything));
     }
-
     #[test]
-    fn a_key_lies_in_each_folder_of_its_path() {
-        let all: Vec<&str> = folders("/shop/orders/a").collect();
-        assert_eq!(all, ["/", "/shop/", "/shop/orders/"]);
-        assert_eq!(folders("kitex/a").collect::<Vec<_>>(), ["kitex/"]);
-        assert_eq!(folders("a").count(), 0);
+    fn added_groups_change_no_other_key_unless_they_are_wider() {
+        let groups = |folders: &[&str]| {
+            let mut groups = LeaseGroups::default();
+            for folder in folders {
+                groups.add(Prefix::below(folder));
+            }
+            groups
+        };
+        let mut known = groups(&["/shop/orders/"]);
+        assert!(known.extend(groups(&["/shop/carts/", "/shop-evil/"])));
+        assert_eq!(known, groups(&["/shop/orders/", "/shop/carts/", "/shop-evil/"]));
+        assert!(!known.extend(groups(&["/shop/"])), "orders are in it");
+        assert!(!known.extend(LeaseGroups::everything()));
+        assert!(known.extend(groups(&["/bank/"])), "everything already");
+        assert_eq!(known, LeaseGroups::everything());
     }
 }

@@ -76,9 +76,9 @@ impl Planner {
         keys.find_map(|key| self.our_lease(key))
     }
 
-    /// Requires lease groups from now on. A key is not placed until [`Self::set_lease_groups`] has set its group.
+    /// Requires lease groups from now on. A key is not placed until its group is known.
     pub fn await_lease_groups(&mut self) {
-        self.leases.set_groups(LeaseGroups::default());
+        self.set_lease_groups(LeaseGroups::default());
     }
 
     /// The lease groups known so far.
@@ -88,12 +88,41 @@ impl Planner {
 
     /// Replaces the lease groups. Keys stay on their leases.
     pub fn set_lease_groups(&mut self, groups: LeaseGroups) {
-        let unknown = |key: &&Key| self.leases.group_of(key).is_none();
-        let waited: Vec<Key> = self.keys.iter().map(|(key, _)| key).filter(unknown).cloned().collect();
         self.leases.set_groups(groups);
-        for key in waited {
+        self.queue_grouped();
+        self.find_prefixes_without_group();
+    }
+
+    /// Adds the lease groups of prefixes whose group was not known.
+    pub fn add_lease_groups(&mut self, groups: LeaseGroups) {
+        self.leases.add_groups(groups);
+        self.queue_grouped();
+    }
+
+    /// Forgets the lease group of exactly `folder`, because its permissions may have changed.
+    pub(super) fn forget_lease_group(&mut self, folder: &Prefix) {
+        self.leases.forget_group(folder);
+        self.find_prefixes_without_group();
+    }
+
+    /// Queues the keys that have waited until the lease group of their prefix was known.
+    fn queue_grouped(&mut self) {
+        let leases = &self.leases;
+        let grouped = self.prefixes.take_grouped(|prefix| leases.group_of(prefix).is_some());
+        let keys: Vec<Key> = grouped.iter().flat_map(|prefix| self.keys.keys_in(prefix)).collect();
+        let leases: BTreeSet<LeaseId> = keys.iter().filter_map(|key| self.our_lease(key)).collect();
+        for lease in leases {
+            self.leases.regroup(lease);
+        }
+        for key in keys {
             self.enqueue(&key);
         }
+    }
+
+    fn find_prefixes_without_group(&mut self) {
+        let (leases, records) = (&self.leases, self.meta.prefix());
+        let is_ungrouped = |prefix: &Prefix| prefix != records && leases.group_of(prefix.prefix()).is_none();
+        self.prefixes.find_ungrouped(is_ungrouped);
     }
 
     /// The prefixes of all registrations.
@@ -106,9 +135,8 @@ impl Planner {
         self.meta.record_key(lease)
     }
 
-    /// The prefixes whose lease group is not known yet.
-    pub fn prefixes_without_lease_group(&self) -> BTreeSet<Prefix> {
-        let unknown = |prefix: &&Prefix| self.leases.group_of(prefix.prefix()).is_none();
-        self.registrations.prefixes().filter(unknown).cloned().collect()
+    /// The prefixes of registrations whose lease group is not known yet.
+    pub fn prefixes_without_lease_group(&self) -> &BTreeSet<Prefix> {
+        self.prefixes.without_group()
     }
 }

@@ -54,7 +54,7 @@ pub use desired::{DesiredPod, EndpointAddress, EndpointRecords, FormatBinding, P
 pub use gated::GatedPod;
 pub use guard::{GuardEvent, GuardSettings, Hold, Moment, Release};
 pub use in_flight::Ticket;
-pub use lease_groups::{LeaseGroup, LeaseGroups, folders};
+pub use lease_groups::{LeaseGroup, LeaseGroups};
 pub use meta::{CandidateRecord, MetaKeys, in_the_way, newer_version};
 pub use permissions::{ProbeCandidate, Right};
 pub use planner::Planner;

@@ -20,13 +20,17 @@ impl Planner {
                 revision,
                 entries,
             } => self.observe_prefix(prefix, revision, entries),
-            Observation::Denied { scope } => self.reading_denied(scope),
+            Observation::Denied { scope } => self.reading_denied(&scope),
             Observation::Restored => self.forget(),
             Observation::Interrupted | Observation::Complete { .. } => {}
         }
     }
 
     fn observe_prefix(&mut self, prefix: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
+        // It was listed just before it was dropped: no change of its keys would follow.
+        if !self.prefixes.is_wanted(&prefix) {
+            return;
+        }
         let is_first_list = !self.prefixes.is_listed(prefix.prefix());
         let present: HashSet<Key> = entries.iter().map(|(key, _)| key.clone()).collect();
         let mut without_lease = KeysWithoutLease::default();

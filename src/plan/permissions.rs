@@ -8,13 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::in_flight::Ticket;
-use super::lease_groups::folders;
 use super::planner::Planner;
 use super::policy::PrefixGrant;
 use super::prefixes::Prefixes;
 use super::registrations::RegistrationState;
 use super::work::Work;
-use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef};
+use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef, prefixes_around};
 
 /// A permission on a prefix that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,26 +43,27 @@ pub(super) struct Permissions {
 
 impl Permissions {
     /// Whether `prefix` itself, not one around it, may not be read.
-    pub fn is_unreadable(&self, prefix: &Prefix) -> bool {
+    pub fn is_unreadable(&self, prefix: &str) -> bool {
         self.unreadable.contains(prefix)
     }
 
     /// The permission that etcd denies on `key`, or on a prefix that it is inside. A prefix that has been listed may be
     /// read.
     pub fn missing(&self, key: &str, prefixes: &Prefixes) -> Option<Right> {
-        let is_unreadable = || folders(key).any(|folder| self.unreadable.contains(folder));
+        let is_unreadable = || prefixes_around(key).any(|folder| self.unreadable.contains(folder));
         if !self.unreadable.is_empty() && is_unreadable() && !prefixes.is_listed(key) {
             return Some(Right::Read);
         }
-        let is_unwritable = || folders(key).any(|folder| self.unwritable.contains_key(folder));
+        let is_unwritable = || prefixes_around(key).any(|folder| self.unwritable.contains_key(folder));
         (!self.unwritable.is_empty() && is_unwritable()).then_some(Right::Write)
     }
 
-    /// Drops denials below prefixes that are not wanted any more.
-    pub fn keep(&mut self, wanted: &BTreeSet<Prefix>) {
-        self.unreadable.retain(|prefix| wanted.contains(prefix));
-        let is_wanted = |prefix: &Prefix| wanted.iter().any(|outer| outer.contains(prefix.prefix()));
-        self.unwritable.retain(|prefix, _| is_wanted(prefix));
+    /// Drops what etcd denies on `prefix` and below it, except below prefixes that are still watched.
+    pub fn forget_prefix(&mut self, prefix: &Prefix, prefixes: &Prefixes) {
+        self.unreadable.remove(prefix);
+        let is_watched = |inner: &Prefix| prefixes.is_inside_watched(inner.prefix());
+        self.unwritable
+            .retain(|inner, _| !prefix.contains(inner.prefix()) || is_watched(inner));
     }
 
     /// Sets what the rules forbid to `registration`. Returns whether more may be forbidden than before.
@@ -99,12 +99,12 @@ impl Planner {
     // ---- what etcd denies ----
 
     /// Records that etcd denies reading `prefix`.
-    pub(super) fn reading_denied(&mut self, prefix: Prefix) {
-        self.prefixes.set_unlisted(&prefix);
-        self.registrations.mark_changed_around(&prefix);
-        if self.permissions.unreadable.insert(prefix) {
+    pub(super) fn reading_denied(&mut self, prefix: &Prefix) {
+        self.prefixes.set_unlisted(prefix);
+        self.registrations.mark_changed_around(prefix);
+        if self.permissions.unreadable.insert(prefix.clone()) {
             // A prefix inside it may be readable and must be listed separately.
-            self.prefixes.mark_changed();
+            self.prefixes.mark_changed(prefix);
         }
     }
 
@@ -112,8 +112,8 @@ impl Planner {
     pub(super) fn reading_allowed(&mut self, prefix: &Prefix) {
         if self.permissions.unreadable.remove(prefix) {
             self.prefixes.set_unlisted_inside(prefix);
-            self.prefixes.mark_changed();
-            self.leases.forget_group(prefix);
+            self.prefixes.mark_changed(prefix);
+            self.forget_lease_group(prefix);
             self.look_again(prefix);
         }
     }
@@ -127,7 +127,7 @@ impl Planner {
     /// Records that `prefix` may be written (again), and queues the work that waited for it.
     pub fn writing_allowed(&mut self, prefix: &Prefix) {
         if self.permissions.unwritable.remove(prefix).is_some() {
-            self.leases.forget_group(prefix);
+            self.forget_lease_group(prefix);
             self.look_again(prefix);
         }
     }
@@ -183,7 +183,7 @@ impl Planner {
         let wanted = state.and_then(|state| state.prefix_of(key));
         let known = wanted.or_else(|| self.prefixes.listed_around(key));
         known.cloned().unwrap_or_else(|| {
-            let folder = folders(key).last().unwrap_or("/");
+            let folder = prefixes_around(key).last().unwrap_or("/");
             Prefix::below(folder)
         })
     }

@@ -54,6 +54,7 @@ impl Planner {
     /// lease.
     pub fn new(meta: MetaKeys, keys_per_lease: usize) -> Self {
         Self {
+            prefixes: Prefixes::new(meta.prefix()),
             meta,
             keys: KeyTable::default(),
             registrations: Registrations::default(),
@@ -62,7 +63,6 @@ impl Planner {
             work: WorkQueue::default(),
             transactions: Transactions::default(),
             is_kubernetes_complete: false,
-            prefixes: Prefixes::default(),
             quotas: Quotas::default(),
             permissions: Permissions::default(),
             waiting: WaitingPods::default(),
@@ -105,7 +105,8 @@ impl Planner {
         let (created, is_suspended) = (settings.created, settings.suspended);
         let mut prefixes = settings.prefixes.clone();
         let former = self.registrations.set_settings(registration, settings);
-        self.prefixes.mark_changed();
+        let before = former.as_ref().map_or(&[][..], |former| &former.prefixes);
+        self.change_prefixes(before, &prefixes);
         if former.as_ref().is_none_or(|former| former.prefixes != prefixes) {
             // The keys below the prefixes, which may have to be listed first, decide which pods come first.
             self.quotas.mark_undecided(&registration.namespace);
@@ -113,9 +114,8 @@ impl Planner {
         if let Some(former) = former {
             self.change_settings(registration, &former, created);
             if !is_suspended {
-                prefixes.extend(former.prefixes.iter().cloned());
+                prefixes.extend(former.prefixes);
             }
-            self.prefixes.leave(former.prefixes);
             if former.suspended {
                 self.queue_if_none_suspended();
             }
@@ -183,8 +183,8 @@ impl Planner {
         if state.settings.suspended {
             self.queue_if_none_suspended();
         }
-        self.prefixes.leave(state.prefixes().iter().cloned());
-        self.drop_former_prefixes();
+        self.change_prefixes(state.prefixes(), &[]);
+        self.drop_former_among(state.prefixes());
     }
 
     /// Sets the desired records of `pod` for `registration`; none if the pod is confirmed to be gone.

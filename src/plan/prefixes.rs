@@ -5,28 +5,25 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 
+use super::key_table::KeyState;
 use super::planner::Planner;
-use crate::model::{Key, KeyValue, LeaseId, Prefix};
+use crate::model::{Key, KeyValue, LeaseId, Prefix, PrefixChanges, prefixes_around};
 
-/// The prefixes that are listed and watched in etcd.
+/// The prefixes that are listed and watched in etcd. What one registration changes costs nothing for the others.
 #[derive(Debug)]
 pub(super) struct Prefixes {
-    /// The prefixes that have been listed, each with the keys in it that have no lease. None lies in another.
+    /// The prefixes that may contain our keys, each with the number of those that use it: registrations, and the operator
+    /// itself for its records. A former prefix has no user, and stays until none of our keys is left in it.
+    wanted: BTreeMap<Prefix, usize>,
+    /// The wanted prefixes that are listed and watched: all but those inside another one that may be read. Those that may
+    /// not be read are among them, because reading them is retried.
+    watched: BTreeSet<Prefix>,
+    /// The prefixes around all that may have to be added to the watched ones, or removed.
+    changed: BTreeSet<Prefix>,
+    /// The watched prefixes that have been listed, each with the keys in it that have no lease. None lies in another.
     listed: BTreeMap<Prefix, KeysWithoutLease>,
-    /// Former prefixes of registrations, kept until none of our keys is left in them.
-    former: BTreeSet<Prefix>,
-    /// Whether other prefixes may have to be listed than at the last [`Self::take_changed`].
-    changed: bool,
-}
-
-impl Default for Prefixes {
-    fn default() -> Self {
-        Self {
-            listed: BTreeMap::new(),
-            former: BTreeSet::new(),
-            changed: true,
-        }
-    }
+    /// The prefixes in use whose lease group is not known.
+    without_group: BTreeSet<Prefix>,
 }
 
 /// Keys that etcd holds without a lease: they are foreign, and a prefix may have any number of them. Only a hash of each is
@@ -56,6 +53,17 @@ fn hash(key: &str) -> u64 {
 }
 
 impl Prefixes {
+    /// Watches the operator's records from the beginning.
+    pub fn new(records: &Prefix) -> Self {
+        Self {
+            wanted: BTreeMap::from([(records.clone(), 1)]),
+            watched: BTreeSet::from([records.clone()]),
+            changed: BTreeSet::new(),
+            listed: BTreeMap::new(),
+            without_group: BTreeSet::new(),
+        }
+    }
+
     /// Whether the current value of `key` is known, because a prefix around it has been listed.
     pub fn is_listed(&self, key: &str) -> bool {
         self.listed_around(key).is_some()
@@ -86,25 +94,23 @@ impl Prefixes {
         }
     }
 
+    /// Records that `prefix` was listed, and drops the lists of prefixes inside it.
     pub fn set_listed(&mut self, prefix: Prefix, without_lease: KeysWithoutLease) {
-        let behind = self
-            .listed
-            .range::<str, _>((Bound::Excluded(prefix.prefix()), Bound::Unbounded));
-        let inside = behind
-            .map(|(inner, _)| inner)
-            .take_while(|inner| prefix.contains(inner.prefix()));
+        self.set_unlisted_inside(&prefix);
+        self.listed.insert(prefix, without_lease);
+    }
+
+    /// Drops the lists of `prefix` and of all prefixes inside it.
+    pub fn set_unlisted_inside(&mut self, prefix: &Prefix) {
+        let behind = self.listed.range::<str, _>(from(prefix)).map(|(inner, _)| inner);
+        let inside = behind.take_while(|inner| prefix.contains(inner.prefix()));
         for inner in inside.cloned().collect::<Vec<_>>() {
             self.listed.remove(&inner);
         }
-        self.listed.insert(prefix, without_lease);
     }
 
     pub fn set_unlisted(&mut self, prefix: &Prefix) {
         self.listed.remove(prefix);
-    }
-
-    pub fn set_unlisted_inside(&mut self, prefix: &Prefix) {
-        self.listed.retain(|inner, _| !prefix.contains(inner.prefix()));
     }
 
     /// Drops all lists, because etcd's history was replaced.
@@ -112,93 +118,173 @@ impl Prefixes {
         self.listed.clear();
     }
 
-    /// Records that other prefixes may have to be listed now.
-    pub fn mark_changed(&mut self) {
-        self.changed = true;
+    /// Records that `prefix`, or others inside it, may have to be watched now, or no longer.
+    pub fn mark_changed(&mut self, prefix: &Prefix) {
+        self.changed.insert(prefix.clone());
     }
 
-    /// Keeps watching `prefixes`, which a registration has left, until [`Self::drop_former`].
-    pub fn leave(&mut self, prefixes: impl IntoIterator<Item = Prefix>) {
-        self.former.extend(prefixes);
-        self.changed = true;
+    /// Adds a user of `prefix`. Returns whether it is the first one.
+    fn add_user(&mut self, prefix: &Prefix) -> bool {
+        let users = self.wanted.entry(prefix.clone()).or_insert_with(|| {
+            self.changed.insert(prefix.clone());
+            0
+        });
+        *users += 1;
+        *users == 1
     }
 
-    pub fn has_former(&self) -> bool {
-        !self.former.is_empty()
-    }
-
-    /// Stops watching the former prefixes that are `done`. `done` gets the prefix and whether it is listed.
-    pub fn drop_former(&mut self, done: impl Fn(&Prefix, bool) -> bool) {
-        let before = self.former.len();
-        self.former
-            .retain(|prefix| !done(prefix, self.listed.contains_key(prefix)));
-        self.changed |= self.former.len() < before;
-    }
-
-    /// Returns the prefixes to list and watch, if they changed since the last call, and those that were listed and are
-    /// not among them. `used` are the prefixes in use. A prefix inside another is omitted, unless the outer one may
-    /// not be read.
-    pub fn take_changed<'a>(
-        &mut self,
-        used: impl Iterator<Item = &'a Prefix>,
-        may_read: impl Fn(&Prefix) -> bool,
-    ) -> Option<(BTreeSet<Prefix>, Vec<Prefix>)> {
-        if !std::mem::take(&mut self.changed) {
-            return None;
-        }
-        let mut all: BTreeSet<&Prefix> = used.collect();
-        all.extend(&self.former);
-        let (readable, denied): (Vec<&Prefix>, Vec<&Prefix>) = all.into_iter().partition(|prefix| may_read(prefix));
-        let mut outermost: BTreeSet<Prefix> = BTreeSet::new();
-        for prefix in readable {
-            // In key order an outer prefix sorts before all that lie in it.
-            if !outermost.last().is_some_and(|outer| outer.contains(prefix.prefix())) {
-                outermost.insert(prefix.clone());
+    /// Removes a user of `prefix`. Without users, the prefix is a former one.
+    fn remove_user(&mut self, prefix: &Prefix) {
+        if let Some(users) = self.wanted.get_mut(prefix) {
+            *users -= 1;
+            if *users == 0 {
+                self.without_group.remove(prefix);
             }
         }
-        // A prefix inside one that may not be read may still be readable. The outer one stays wanted, because reading
-        // it is retried.
-        outermost.extend(denied.into_iter().cloned());
-        let unwanted = self.listed.extract_if(.., |prefix, _| !outermost.contains(prefix));
-        let unwanted = unwanted.map(|(prefix, _)| prefix).collect();
-        Some((outermost, unwanted))
+    }
+
+    pub fn without_group(&self) -> &BTreeSet<Prefix> {
+        &self.without_group
+    }
+
+    /// Removes those without a lease group that have one now, and returns them.
+    pub fn take_grouped(&mut self, is_grouped: impl Fn(&str) -> bool) -> Vec<Prefix> {
+        let grouped = self.without_group.extract_if(.., |prefix| is_grouped(prefix.prefix()));
+        grouped.collect()
+    }
+
+    /// Determines again which prefixes in use have no lease group.
+    pub fn find_ungrouped(&mut self, is_ungrouped: impl Fn(&Prefix) -> bool) {
+        let used = self
+            .wanted
+            .iter()
+            .filter(|(_, users)| **users > 0)
+            .map(|(prefix, _)| prefix);
+        self.without_group = used.filter(|prefix| is_ungrouped(prefix)).cloned().collect();
+    }
+
+    /// Whether no registration uses `prefix` any more, and it is still watched.
+    fn is_former(&self, prefix: &str) -> bool {
+        self.wanted.get(prefix) == Some(&0)
+    }
+
+    fn former(&self) -> impl Iterator<Item = &Prefix> {
+        self.wanted
+            .iter()
+            .filter(|(_, users)| **users == 0)
+            .map(|(prefix, _)| prefix)
+    }
+
+    fn drop_former(&mut self, prefix: &Prefix) {
+        self.wanted.remove(prefix);
+        self.changed.insert(prefix.clone());
+    }
+
+    /// Whether `prefix` may contain our keys.
+    pub fn is_wanted(&self, prefix: &Prefix) -> bool {
+        self.wanted.contains_key(prefix)
+    }
+
+    /// Whether `key`, or a prefix, lies in a watched prefix.
+    pub fn is_inside_watched(&self, key: &str) -> bool {
+        prefixes_around(key).any(|prefix| self.watched.contains(prefix))
+    }
+
+    /// Returns how the watched prefixes change; none if they are the same as at the last call.
+    fn take_changes(&mut self, may_read: impl Fn(&str) -> bool) -> Option<PrefixChanges> {
+        let mut changes = PrefixChanges::default();
+        for changed in std::mem::take(&mut self.changed) {
+            let wanted = self.wanted.range::<str, _>(from(&changed)).map(|(prefix, _)| prefix);
+            let wanted = wanted.take_while(|prefix| changed.contains(prefix.prefix()));
+            // It may be none of the wanted ones any more.
+            let concerned: BTreeSet<Prefix> = wanted.chain([&changed]).cloned().collect();
+            for prefix in concerned {
+                if self.must_watch(prefix.prefix(), &may_read) {
+                    if self.watched.insert(prefix.clone()) {
+                        changes.added.push(prefix);
+                    }
+                } else if self.watched.remove(&prefix) {
+                    changes.removed.push(prefix);
+                }
+            }
+        }
+        (changes != PrefixChanges::default()).then_some(changes)
+    }
+
+    fn must_watch(&self, prefix: &str, may_read: impl Fn(&str) -> bool) -> bool {
+        let mut outer = prefixes_around(prefix).filter(|outer| *outer != prefix);
+        let is_read = |outer: &str| self.wanted.contains_key(outer) && may_read(outer);
+        self.wanted.contains_key(prefix) && (!may_read(prefix) || !outer.any(is_read))
     }
 }
 
+/// The range of a map that begins with `prefix`, and with the prefixes inside it.
+fn from(prefix: &Prefix) -> (Bound<&str>, Bound<&str>) {
+    (Bound::Included(prefix.prefix()), Bound::Unbounded)
+}
+
 impl Planner {
-    /// Returns the prefixes to list and watch, if they changed since the last call. A prefix inside another is left
-    /// out.
-    pub fn take_changed_prefixes(&mut self) -> Option<BTreeSet<Prefix>> {
-        let used = self.registrations.prefixes().chain([self.meta.prefix()]);
-        let (wanted, unwanted) = self
+    /// Replaces the prefixes of a registration. Keeps watching those that no registration uses any more while keys of ours
+    /// may be in them.
+    pub(super) fn change_prefixes(&mut self, before: &[Prefix], after: &[Prefix]) {
+        for prefix in after {
+            let is_first = self.prefixes.add_user(prefix);
+            if is_first && self.leases.group_of(prefix.prefix()).is_none() {
+                self.prefixes.without_group.insert(prefix.clone());
+            }
+        }
+        for prefix in before {
+            self.prefixes.remove_user(prefix);
+        }
+    }
+
+    /// Returns how the prefixes to list and watch have changed since the last call; none if they have not. The operator's
+    /// records are watched from the beginning. A prefix inside another is left out, unless the outer one may not be read.
+    pub fn take_changed_prefixes(&mut self) -> Option<PrefixChanges> {
+        let permissions = &self.permissions;
+        let changes = self
             .prefixes
-            .take_changed(used, |prefix| !self.permissions.is_unreadable(prefix))?;
-        self.permissions.keep(&wanted);
-        for prefix in unwanted {
-            let outside = |key: &Key| !wanted.iter().any(|kept| kept.contains(key));
-            for key in self.keys.keys_in(&prefix).into_iter().filter(outside) {
-                if self.keys.drop_unwatched(&key, &mut self.leases) {
+            .take_changes(|prefix| !permissions.is_unreadable(prefix))?;
+        for prefix in &changes.removed {
+            self.permissions.forget_prefix(prefix, &self.prefixes);
+            self.prefixes.set_unlisted(prefix);
+            for key in self.keys.keys_in(prefix) {
+                if !self.prefixes.is_inside_watched(&key) && self.keys.drop_unwatched(&key, &mut self.leases) {
                     self.guard.gone(&key);
                 }
             }
         }
-        Some(wanted)
+        Some(changes)
     }
 
-    /// Drops prefixes of deleted registrations once none of our keys is left in them and none can still appear there. A
-    /// key in a prefix that is not watched would be renewed for ever.
+    /// Drops all former prefixes in which none of our keys is left, and none can still appear. A key in a prefix that is
+    /// not watched would be renewed for ever.
     pub(super) fn drop_former_prefixes(&mut self) {
-        if !self.is_kubernetes_complete || !self.prefixes.has_former() {
+        let former: Vec<Prefix> = self.prefixes.former().cloned().collect();
+        self.drop_former_among(&former);
+    }
+
+    /// The same for those around `keys`.
+    pub(super) fn drop_former_around(&mut self, keys: &[Key]) {
+        let around = keys.iter().flat_map(|key| prefixes_around(key));
+        let former: BTreeSet<&str> = around.filter(|prefix| self.prefixes.is_former(prefix)).collect();
+        let former: Vec<Prefix> = former.into_iter().map(Prefix::below).collect();
+        self.drop_former_among(&former);
+    }
+
+    /// The same for those among `prefixes`.
+    pub(super) fn drop_former_among(&mut self, prefixes: &[Prefix]) {
+        if !self.is_kubernetes_complete {
             return;
         }
-        let used: HashSet<&Prefix> = self.registrations.prefixes().collect();
-        let is_empty = |prefix: &Prefix| {
+        for prefix in prefixes {
             let ours = |held: &KeyValue| self.leases.is_ours(held.lease);
-            let mut states = self.keys.below(prefix.prefix());
-            !states.any(|(_, state)| state.held.as_ref().is_some_and(ours) || state.may_appear())
-        };
-        self.prefixes
-            .drop_former(|prefix, is_listed| used.contains(prefix) || is_listed && is_empty(prefix));
+            let is_used = |(_, state): (&Key, &KeyState)| state.held.as_ref().is_some_and(ours) || state.may_appear();
+            let is_former = self.prefixes.is_former(prefix.prefix()) && self.prefixes.is_listed(prefix.prefix());
+            if is_former && !self.keys.below(prefix.prefix()).any(is_used) {
+                self.prefixes.drop_former(prefix);
+            }
+        }
     }
 
     /// The known leases, to ask etcd which keys are on them.
@@ -216,11 +302,23 @@ impl Planner {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const RECORDS: &str = "/records/";
+
+    /// Prefixes with one user of `/a/`, which is watched.
+    fn watching() -> Prefixes {
+        let mut prefixes = Prefixes::new(&Prefix::below(RECORDS));
+        prefixes.add_user(&Prefix::below("/a/"));
+        assert!(prefixes.take_changes(|_| true).is_some());
+        prefixes
+    }
 
     #[test]
     fn keys_without_lease_are_known_until_prefix_is_relisted_or_dropped() {
-        let mut prefixes = Prefixes::default();
+        let mut prefixes = watching();
         prefixes.set_without_lease("/a/x", true);
         assert!(!prefixes.is_without_lease("/a/x"), "the list will show it");
         let mut listed = KeysWithoutLease::default();
@@ -237,5 +335,104 @@ mod tests {
         prefixes.set_without_lease("/a/y", true);
         prefixes.set_unlisted(&Prefix::below("/a/"));
         assert_eq!(known(&prefixes), [false; 3]);
+    }
+
+    #[test]
+    fn list_of_outer_prefix_replaces_those_inside_it_only() {
+        let mut prefixes = Prefixes::new(&Prefix::below(RECORDS));
+        for prefix in ["/a/b/", "/a/b/c/", "/a/d/", "/ab/"] {
+            prefixes.set_listed(Prefix::below(prefix), KeysWithoutLease::default());
+        }
+        prefixes.set_listed(Prefix::below("/a/b/"), KeysWithoutLease::default());
+        let listed = |prefixes: &Prefixes| prefixes.listed.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(listed(&prefixes), ["/a/b/", "/a/d/", "/ab/"].map(Prefix::below));
+        prefixes.set_unlisted_inside(&Prefix::below("/a/"));
+        assert_eq!(listed(&prefixes), ["/ab/"].map(Prefix::below));
+    }
+
+    #[test]
+    fn prefix_with_another_user_stays_watched_without_changes() {
+        let mut prefixes = watching();
+        let prefix = Prefix::below("/a/");
+        assert!(!prefixes.add_user(&prefix), "there is one already");
+        prefixes.remove_user(&prefix);
+        assert!(!prefixes.is_former("/a/"));
+        prefixes.remove_user(&prefix);
+        assert!(prefixes.is_former("/a/"), "a key of ours may be left in it");
+        assert!(prefixes.add_user(&prefix), "it is in use again");
+        assert_eq!(prefixes.take_changes(|_| true), None);
+        prefixes.remove_user(&prefix);
+        prefixes.drop_former(&prefix);
+        let changes = prefixes.take_changes(|_| true);
+        assert_eq!(changes.map(|changes| changes.removed), Some(vec![prefix]));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        AddUser(usize),
+        RemoveUser(usize),
+        DropFormer(usize),
+        SetReadable(usize, bool),
+        Take,
+    }
+
+    const TREE: [&str; 8] = ["/a/", "/a/b/", "/a/b/c/", "/a/b/d/", "/a/e/", "/ab/", "/", "f/g/"];
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = (0..5, 0..TREE.len(), any::<bool>()).prop_map(|(kind, which, flag)| match kind {
+            0 => Step::AddUser(which),
+            1 => Step::RemoveUser(which),
+            2 => Step::DropFormer(which),
+            3 => Step::SetReadable(which, flag),
+            _ => Step::Take,
+        });
+        prop::collection::vec(step, 1..60)
+    }
+
+    proptest! {
+        #[test]
+        fn changes_add_up_to_what_all_wanted_prefixes_say(steps in steps()) {
+            let mut prefixes = Prefixes::new(&Prefix::below(RECORDS));
+            let mut unreadable: HashSet<String> = HashSet::new();
+            let mut followed = BTreeSet::from([Prefix::below(RECORDS)]);
+            for step in steps.into_iter().chain([Step::Take]) {
+                match step {
+                    Step::AddUser(which) => drop(prefixes.add_user(&Prefix::below(TREE[which]))),
+                    Step::RemoveUser(which) if prefixes.wanted.get(TREE[which]).is_some_and(|users| *users > 0) => {
+                        prefixes.remove_user(&Prefix::below(TREE[which]));
+                    }
+                    Step::DropFormer(which) if prefixes.is_former(TREE[which]) => {
+                        prefixes.drop_former(&Prefix::below(TREE[which]));
+                    }
+                    Step::RemoveUser(_) | Step::DropFormer(_) => {}
+                    Step::SetReadable(which, is_readable) => {
+                        let is_new = if is_readable {
+                            unreadable.remove(TREE[which])
+                        } else {
+                            unreadable.insert(TREE[which].to_owned())
+                        };
+                        if is_new {
+                            prefixes.mark_changed(&Prefix::below(TREE[which]));
+                        }
+                    }
+                    Step::Take => {
+                        let changes = prefixes.take_changes(|prefix| !unreadable.contains(prefix)).unwrap_or_default();
+                        for removed in &changes.removed {
+                            prop_assert!(followed.remove(removed));
+                        }
+                        for added in changes.added {
+                            prop_assert!(followed.insert(added));
+                        }
+                        let is_readable = |prefix: &&Prefix| !unreadable.contains(prefix.prefix());
+                        let expected = prefixes.wanted.keys().filter(|prefix| {
+                            let mut outer = prefixes.wanted.keys().filter(is_readable);
+                            let is_outer = |outer: &Prefix| outer != *prefix && outer.contains(prefix.prefix());
+                            !is_readable(prefix) || !outer.any(is_outer)
+                        });
+                        prop_assert_eq!(&followed, &expected.cloned().collect::<BTreeSet<_>>());
+                    }
+                }
+            }
+        }
     }
 }

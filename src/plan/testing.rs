@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::desired::{DesiredPod, EndpointRecords};
 use super::meta::MetaKeys;
 use crate::model::{
-    Endpoint, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Record, RegistrationRef,
-    Revision, Transaction, TxnOutcome, Value,
+    Endpoint, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, PrefixChanges, Record,
+    RegistrationRef, Revision, Transaction, TxnOutcome, Value,
 };
 
 /// The content of an etcd.
@@ -41,7 +41,7 @@ pub(super) fn meta() -> MetaKeys {
 
 impl Etcd {
     pub(super) fn new() -> Self {
-        Self {
+        let mut etcd = Self {
             state: State::default(),
             meta: meta(),
             next_lease: 0x10,
@@ -49,7 +49,9 @@ impl Etcd {
             live: true,
             missed: None,
             reported: VecDeque::new(),
-        }
+        };
+        etcd.forget_watches();
+        etcd
     }
 
     // ---- actions of the operator ----
@@ -209,9 +211,12 @@ impl Etcd {
 
     // ---- watch events ----
 
-    pub(super) fn watch(&mut self, scopes: BTreeSet<Prefix>) {
-        let fresh: Vec<Prefix> = scopes.difference(&self.watched).cloned().collect();
-        self.watched = scopes;
+    pub(super) fn watch(&mut self, PrefixChanges { removed, added }: PrefixChanges) {
+        self.watched.retain(|scope| !removed.contains(scope));
+        let fresh: Vec<Prefix> = added
+            .into_iter()
+            .filter(|scope| self.watched.insert(scope.clone()))
+            .collect();
         if self.live && !fresh.is_empty() {
             self.show(fresh);
         } else if !fresh.is_empty() {
@@ -219,12 +224,13 @@ impl Etcd {
         }
     }
 
-    /// Resets the watches, as for a new operator.
+    /// Watches what a new operator watches: its records.
     pub(super) fn forget_watches(&mut self) {
         self.watched.clear();
         self.missed = None;
         self.reported.clear();
         self.live = true;
+        self.watch(PrefixChanges::add([self.meta.prefix().clone()]));
     }
 
     pub(super) fn interrupt(&mut self) {

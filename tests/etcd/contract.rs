@@ -1,13 +1,12 @@
 //! What the worker of a Registry may expect of every backend. [`each_test`] runs all of it against one kind of store.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::backend::{Backend, Bound, Campaign, Candidacy, Leadership, LeaseEvent, Leases, Trial};
 use leasehold::model::{
-    CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Revision, Transaction,
-    TxnOutcome,
+    CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, PrefixChanges, Revision,
+    Transaction, TxnOutcome,
 };
 use leasehold::peer::PeerStatuses;
 use tokio::sync::{mpsc, watch};
@@ -101,7 +100,7 @@ impl Candidate {
 
 /// The content of the prefixes that a mirror shows.
 struct View {
-    wanted: mpsc::UnboundedSender<Arc<BTreeSet<Prefix>>>,
+    changes: mpsc::UnboundedSender<PrefixChanges>,
     observations: mpsc::Receiver<Observation>,
     content: BTreeMap<Key, String>,
     snapshots: Vec<String>,
@@ -110,25 +109,28 @@ struct View {
 
 impl View {
     fn start<const N: usize>(backend: &impl Backend, prefixes: [&str; N]) -> Self {
-        let (wanted, incoming) = mpsc::unbounded_channel();
+        let (changes, incoming) = mpsc::unbounded_channel();
         let (out, observations) = mpsc::channel(64);
         let (backend, end) = (backend.clone(), CancellationToken::new());
         let shutdown = end.clone();
         tokio::spawn(async move { backend.mirror(Prefix::below("/meta"), incoming, out, shutdown).await });
         let view = Self {
-            wanted,
+            changes,
             observations,
             content: BTreeMap::new(),
             snapshots: Vec::new(),
             _end: end.drop_guard(),
         };
-        view.want(prefixes);
+        view.change([], prefixes);
         view
     }
 
-    fn want<const N: usize>(&self, prefixes: [&str; N]) {
-        let prefixes = prefixes.into_iter().map(Prefix::below).collect();
-        self.wanted.send(Arc::new(prefixes)).expect("the mirror runs");
+    fn change<const N: usize, const M: usize>(&self, removed: [&str; N], added: [&str; M]) {
+        let changes = PrefixChanges {
+            removed: removed.map(Prefix::below).into(),
+            added: added.map(Prefix::below).into(),
+        };
+        self.changes.send(changes).expect("the mirror runs");
     }
 
     /// Takes in the next observation. Returns whether it completes a set of snapshots.
@@ -199,6 +201,13 @@ async fn apply(backend: &impl Backend, fence: &Fence, ops: Vec<Op>) -> Revision 
     };
     assert!(results.iter().all(|result| *result == OpResult::Done), "{results:?}");
     revision
+}
+
+/// Removes a key that is there.
+async fn remove(backend: &impl Backend, fence: &Fence, key: &str) {
+    let (held, _) = backend.get(&key.into()).await.expect("an answer");
+    let removal = delete(key, held.expect("it was put").mod_revision);
+    apply(backend, fence, vec![removal]).await;
 }
 
 /// The values below `/a/`; that of a key without a lease as `foreign`, because a list need not contain it.
@@ -352,13 +361,7 @@ pub async fn copy_of_a_transaction_is_overtaken(backend: impl Backend) {
     let TxnOutcome::Applied { revision: at, .. } = outcome else {
         panic!("{outcome:?}");
     };
-    let (held, _) = backend.get(&"/a/1".into()).await.expect("an answer");
-    apply(
-        &backend,
-        &fence,
-        vec![delete("/a/1", held.expect("it was put").mod_revision)],
-    )
-    .await;
+    remove(&backend, &fence, "/a/1").await;
     let copy = backend.commit(&fence, &after(0)).await.expect("an answer");
     assert_eq!(copy, TxnOutcome::Overtaken { at });
     assert_eq!(content(&backend).await, []);
@@ -409,13 +412,7 @@ pub async fn mirror_shows_a_snapshot_and_then_the_changes(backend: impl Backend)
     apply(&backend, &fence, vec![put("/a/2", "two", lease, Expect::Absent)]).await;
     apply(&backend, &fence, vec![put("/a/1", "new", lease, Expect::At(created))]).await;
     view.until([("/a/1", "new"), ("/a/2", "two")]).await;
-    let (held, _) = backend.get(&"/a/1".into()).await.expect("an answer");
-    apply(
-        &backend,
-        &fence,
-        vec![delete("/a/1", held.expect("it was put").mod_revision)],
-    )
-    .await;
+    remove(&backend, &fence, "/a/1").await;
     view.until([("/a/2", "two")]).await;
     assert!(view.snapshots.is_empty(), "{:?}", view.snapshots);
 }
@@ -425,10 +422,10 @@ pub async fn mirror_follows_the_wanted_prefixes(backend: impl Backend) {
     let mut view = View::start(&backend, ["/a"]);
     view.complete(["/a/"]).await;
     apply(&backend, &fence, vec![put("/b/1", "one", lease, Expect::Absent)]).await;
-    view.want(["/a", "/b"]);
+    view.change([], ["/a", "/b"]);
     view.complete(["/b/"]).await;
     view.until([("/b/1", "one")]).await;
-    view.want(["/b", "/c"]);
+    view.change(["/a"], ["/c"]);
     view.complete(["/c/"]).await;
     let puts = ["/a/1", "/b/2", "/c/1"].map(|key| put(key, "two", lease, Expect::Absent));
     apply(&backend, &fence, puts.into()).await;

@@ -8,6 +8,14 @@ use testbed::{EtcdCluster, EtcdVersion, Folder, Network};
 use crate::common::{SOON, connect, delete, grant, one, put, start};
 use crate::view::View;
 
+/// A client of the second member, once the members without the first one serve.
+async fn another_member(cluster: &EtcdCluster) -> etcd_client::Client {
+    cluster.wait_serving(1, SOON).await.expect("two of three serve");
+    etcd_client::Client::connect([&cluster.endpoints()[1]], None)
+        .await
+        .expect("connect")
+}
+
 #[tokio::test]
 async fn restarted_etcd_is_watched_on_without_another_list() {
     let (cluster, connection) = one().await;
@@ -44,10 +52,7 @@ async fn changes_of_an_outage_are_shown_without_another_list() {
     view.until_equal(&cluster, "/").await;
     cluster.member(0).kill().await.expect("kill");
     view.until_milestones("interrupted ").await;
-    cluster.wait_serving(1, SOON).await.expect("two of three serve");
-    let mut other = etcd_client::Client::connect([&cluster.endpoints()[1]], None)
-        .await
-        .expect("connect");
+    let mut other = another_member(&cluster).await;
     other.delete("/a/1", None).await.expect("delete");
     other.put("/a/3", "x", None).await.expect("put");
     // The newest write that the mirror knows is no longer the newest one of its key.
@@ -56,7 +61,7 @@ async fn changes_of_an_outage_are_shown_without_another_list() {
     view.want(["/a"]);
     view.want(["/a", "/b"]);
     cluster.restart(0).await.expect("restart");
-    view.until_milestones("snapshot /b/ complete complete ").await;
+    view.until_milestones("snapshot /b/ complete ").await;
     view.until_equal(&cluster, "/").await;
     assert_eq!(view.content.len(), 3);
 }
@@ -96,10 +101,7 @@ async fn a_member_that_hangs_is_left_for_another_one() {
     view.until_milestones("snapshot /a/ complete ").await;
     cluster.member(0).stop().expect("stop");
     view.until_milestones("interrupted ").await;
-    cluster.wait_serving(1, SOON).await.expect("two of three serve");
-    let mut other = etcd_client::Client::connect([&cluster.endpoints()[1]], None)
-        .await
-        .expect("connect");
+    let mut other = another_member(&cluster).await;
     other.put("/a/1", "x", None).await.expect("put");
     view.until("the change", |view| view.content.contains_key("/a/1")).await;
     cluster.member(0).cont().expect("cont");
@@ -118,10 +120,7 @@ async fn changes_compacted_while_the_member_was_down_are_in_the_snapshot() {
     view.until_milestones("snapshot /a/ complete ").await;
     cluster.member(0).kill().await.expect("kill");
     view.until_milestones("interrupted ").await;
-    cluster.wait_serving(1, SOON).await.expect("two of three serve");
-    let mut other = etcd_client::Client::connect([&cluster.endpoints()[1]], None)
-        .await
-        .expect("connect");
+    let mut other = another_member(&cluster).await;
     other.delete("/a/1", None).await.expect("delete");
     let answer = other.put("/a/3", "x", None).await.expect("put");
     let revision = answer.header().expect("header").revision();
@@ -166,7 +165,7 @@ async fn prefix_that_changed_after_the_last_write_on_a_lease_is_listed() {
     view.until_milestones("interrupted ").await;
     cluster.restart(0).await.expect("restart");
     // No write of ours proves that the deletion is part of the history of this etcd.
-    view.until_milestones("snapshot /b/ complete complete ").await;
+    view.until_milestones("snapshot /b/ complete ").await;
     put(&cluster, "/b/2", "x", LeaseId::NONE).await;
     view.until_equal(&cluster, "/").await;
 }
@@ -186,15 +185,12 @@ async fn after_a_compaction_only_prefixes_without_later_changes_are_listed() {
     let revision = cluster.revision().await.expect("revision");
     cluster.member(0).kill().await.expect("kill");
     view.until_milestones("interrupted ").await;
-    cluster.wait_serving(1, SOON).await.expect("two of three serve");
-    let mut other = etcd_client::Client::connect([&cluster.endpoints()[1]], None)
-        .await
-        .expect("connect");
+    let mut other = another_member(&cluster).await;
     other.compact(revision, None).await.expect("compact");
     other.delete("/busy/0", None).await.expect("delete");
     other.delete("/old/1", None).await.expect("delete");
     cluster.restart(0).await.expect("restart");
-    view.until_milestones("snapshot /old/ complete complete ").await;
+    view.until_milestones("snapshot /old/ complete ").await;
     view.until_equal(&cluster, "/").await;
     assert_eq!(view.content.len(), 2);
 }

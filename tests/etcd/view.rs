@@ -2,22 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use leasehold::backend::etcd::{Connection, mirror};
-use leasehold::model::{Key, KeyValue, Observation, Prefix, Revision};
+use leasehold::model::{Key, KeyValue, Observation, Prefix, PrefixChanges, Revision};
 use testbed::EtcdCluster;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::common::{Running, SOON};
 
-type Scopes = Arc<BTreeSet<Prefix>>;
-
 /// The mirror's state as shown so far.
 pub struct View {
-    scopes: mpsc::UnboundedSender<Scopes>,
+    changes: mpsc::UnboundedSender<PrefixChanges>,
+    wanted: BTreeSet<Prefix>,
     observations: mpsc::Receiver<Observation>,
     _running: Running,
     pub content: BTreeMap<Key, KeyValue>,
@@ -27,10 +25,6 @@ pub struct View {
     seen: BTreeMap<Key, Revision>,
     /// The observations received, without changes.
     pub milestones: String,
-}
-
-pub fn scopes<const N: usize>(prefixes: [&str; N]) -> Scopes {
-    Arc::new(prefixes.into_iter().map(Prefix::below).collect())
 }
 
 impl View {
@@ -44,8 +38,9 @@ impl View {
         let (out, observations) = mpsc::channel(room);
         let connection = connection.clone();
         let essential = Prefix::below("/meta");
-        let view = Self {
-            scopes: sender,
+        let mut view = Self {
+            changes: sender,
+            wanted: BTreeSet::new(),
             observations,
             _running: Running::spawn(|shutdown| mirror(connection, essential, wanted, out, shutdown)),
             content: BTreeMap::new(),
@@ -57,8 +52,15 @@ impl View {
         view
     }
 
-    pub fn want<const N: usize>(&self, prefixes: [&str; N]) {
-        self.scopes.send(scopes(prefixes)).expect("the mirror runs");
+    /// Adds and removes prefixes, so that exactly these are wanted.
+    pub fn want<const N: usize>(&mut self, prefixes: [&str; N]) {
+        let wanted: BTreeSet<Prefix> = prefixes.into_iter().map(Prefix::below).collect();
+        let changes = PrefixChanges {
+            removed: self.wanted.difference(&wanted).cloned().collect(),
+            added: wanted.difference(&self.wanted).cloned().collect(),
+        };
+        self.wanted = wanted;
+        self.changes.send(changes).expect("the mirror runs");
     }
 
     /// Receives observations until `enough` holds.

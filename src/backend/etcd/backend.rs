@@ -1,7 +1,5 @@
 //! etcd as the [`Backend`] of a worker.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
@@ -15,7 +13,9 @@ use crate::backend::{
     Access, Backend, Campaign, Candidacy, Capabilities, ErrorKind, Leadership, LeaseEvent, Leases, Result, Status,
     Trial,
 };
-use crate::model::{Fence, Key, KeyValue, LeaseId, Observation, Prefix, Revision, Transaction, TxnOutcome};
+use crate::model::{
+    Fence, Key, KeyValue, LeaseId, Observation, Prefix, PrefixChanges, Revision, Transaction, TxnOutcome,
+};
 use crate::peer::PeerStatuses;
 use crate::plan::Objection;
 
@@ -132,7 +132,7 @@ impl Backend for Connection {
     fn mirror(
         self,
         essential: Prefix,
-        wanted: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
+        wanted: mpsc::UnboundedReceiver<PrefixChanges>,
         out: mpsc::Sender<Observation>,
         shutdown: CancellationToken,
     ) -> impl Future<Output = ()> + Send {

@@ -5,8 +5,8 @@
 //! watch from there. Only a prefix that the user may not read does not disturb the others: the mirror leaves the prefix
 //! out and retries it later.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -19,7 +19,7 @@ use super::error::Error;
 use super::pause::{JitteredBackoff, jittered};
 use super::requests::Snapshot;
 use super::watches::{Message, Watches};
-use crate::model::{Backoff, Key, KeyValue, LeaseId, Observation, Prefix, Revision};
+use crate::model::{Backoff, Key, KeyValue, LeaseId, Observation, Prefix, PrefixChanges, Revision, prefixes_around};
 
 mod resume;
 
@@ -36,17 +36,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const TRIED: usize = 32;
 const BETWEEN: Duration = Duration::from_millis(500);
 
-/// Mirrors the last set received from `scopes` into `out` until `shutdown`. The `essential` prefix must be readable:
-/// without it the mirror shows nothing. Any other prefix that the user may not read is reported as
+/// Mirrors the prefixes that `changes` adds into `out`, until it removes them or until `shutdown`. The `essential` prefix
+/// must be readable: without it the mirror shows nothing. Any other prefix that the user may not read is reported as
 /// [`Observation::Denied`] and retried until it may be read. For each key, changes arrive in the order of revisions,
 /// and none repeats what the last snapshot of its prefix contains. After an interruption, a change may be repeated.
 ///
-/// Every set is compared with the previous one. So a prefix that was removed and added again has a new snapshot,
-/// however quickly that happened.
+/// A prefix that is removed and added again has a new snapshot, however quickly that happens.
 pub async fn mirror(
     connection: Connection,
     essential: Prefix,
-    scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
+    changes: mpsc::UnboundedReceiver<PrefixChanges>,
     out: mpsc::Sender<Observation>,
     shutdown: CancellationToken,
 ) {
@@ -54,8 +53,9 @@ pub async fn mirror(
         access_changes: connection.access_changes(),
         connection,
         essential,
-        scopes,
-        wanted: Arc::default(),
+        changes,
+        wanted: BTreeSet::new(),
+        changed: BTreeSet::new(),
         listed: BTreeSet::new(),
         positions: Vec::new(),
         denied: BTreeMap::new(),
@@ -118,10 +118,12 @@ impl History {
         true
     }
 
-    /// Records a write, if it is the newest one of a key on a lease.
-    fn add(&mut self, key: &Key, held: &KeyValue) {
-        let newest = self.newest.as_ref().map(|(_, held)| held.mod_revision);
-        if held.lease != LeaseId::NONE && newest.is_none_or(|newest| newest < held.mod_revision) {
+    /// Records the newest of these writes, if it is newer than the known ones.
+    fn add<'a>(&mut self, writes: impl Iterator<Item = (&'a Key, &'a KeyValue)>) {
+        let on_lease = writes.filter(|(_, held)| held.lease != LeaseId::NONE);
+        let newest = on_lease.max_by_key(|(_, held)| held.mod_revision);
+        let known = self.newest.as_ref().map(|(_, held)| held.mod_revision);
+        if let Some((key, held)) = newest.filter(|(_, held)| known < Some(held.mod_revision)) {
             self.newest = Some((key.clone(), held.clone()));
         }
     }
@@ -137,9 +139,11 @@ struct Mirror {
     connection: Connection,
     access_changes: AccessChanges,
     essential: Prefix,
-    scopes: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
-    wanted: Arc<BTreeSet<Prefix>>,
-    /// The prefixes that have been wanted since they were listed last, or denied.
+    changes: mpsc::UnboundedReceiver<PrefixChanges>,
+    wanted: BTreeSet<Prefix>,
+    /// The prefixes that were added or removed since the watches were last adapted.
+    changed: BTreeSet<Prefix>,
+    /// The prefixes that have been wanted since they were listed last.
     listed: BTreeSet<Prefix>,
     /// From where the watches of a broken stream continue. Empty if all prefixes must be listed.
     positions: Vec<(Prefix, Revision)>,
@@ -153,22 +157,8 @@ struct Mirror {
     backoff: JitteredBackoff,
 }
 
-/// A prefix with its own watch, and the wanted prefixes inside it, including itself.
+/// A prefix with its own watch, and the prefixes inside it that may be read, including itself.
 type Root = (Prefix, Vec<Prefix>);
-
-/// Returns the outermost prefixes of `wanted`. Two watches on one key would report each change twice, in no defined
-/// order.
-fn roots<'a>(wanted: impl IntoIterator<Item = &'a Prefix>) -> Vec<Root> {
-    let mut roots: Vec<Root> = Vec::new();
-    // In this order a prefix comes directly before all prefixes that it contains.
-    for scope in wanted {
-        match roots.last_mut() {
-            Some((root, inside)) if root.contains(scope.prefix()) => inside.push(scope.clone()),
-            _ => roots.push((scope.clone(), vec![scope.clone()])),
-        }
-    }
-    roots
-}
 
 impl Mirror {
     async fn run(&mut self) -> Closed {
@@ -226,12 +216,12 @@ impl Mirror {
 
     /// Continues the watches of the last stream, or lists all prefixes, and follows them until an error occurs.
     async fn follow(&mut self, watches: &mut Watches) -> std::result::Result<std::convert::Infallible, Interruption> {
-        if let Ok(scopes) = self.scopes.try_recv() {
-            self.take_wanted(scopes);
+        if let Ok(changes) = self.changes.try_recv() {
+            self.take_changes(changes);
         }
         while self.wanted.is_empty() {
-            let scopes = self.scopes.recv().await.ok_or(Closed)?;
-            self.take_wanted(scopes);
+            let changes = self.changes.recv().await.ok_or(Closed)?;
+            self.take_changes(changes);
         }
         let is_resumed = self.resume(watches).await?;
         if !is_resumed {
@@ -239,8 +229,11 @@ impl Mirror {
             // The new access may have permissions that the old one lacked.
             self.denied.clear();
         }
-        self.fill(&BTreeSet::new(), watches).await?;
-        if is_resumed {
+        // A watch that continues may be of a prefix that is not wanted any more.
+        let continued = watches.positions().into_iter().map(|(scope, _)| scope);
+        self.changed = self.wanted.iter().cloned().chain(continued).collect();
+        let is_listed = self.fill(&BTreeSet::new(), watches).await?;
+        if is_resumed && !is_listed {
             self.shown = true;
             let revision = self.history.highest;
             self.send(Observation::Complete { revision }).await?;
@@ -252,8 +245,8 @@ impl Mirror {
             tokio::select! {
                 // The rarer events first: a continuous stream of changes must not delay a new prefix.
                 biased;
-                scopes = self.scopes.recv() => {
-                    self.take_wanted(scopes.ok_or(Closed)?);
+                changes = self.changes.recv() => {
+                    self.take_changes(changes.ok_or(Closed)?);
                     self.fill(&BTreeSet::new(), watches).await?;
                     if self.wanted.is_empty() {
                         // A stream without watches does not report progress.
@@ -273,38 +266,83 @@ impl Mirror {
         }
     }
 
-    /// Takes in the set `next` and all that were received after it.
-    fn take_wanted(&mut self, next: Arc<BTreeSet<Prefix>>) {
+    /// Takes in the changes `next` and all that were received after them.
+    fn take_changes(&mut self, next: PrefixChanges) {
         let mut next = Some(next);
-        while let Some(wanted) = next {
-            self.listed.retain(|scope| wanted.contains(scope));
-            self.denied.retain(|scope, _| wanted.contains(scope));
-            self.wanted = wanted;
-            next = self.scopes.try_recv().ok();
+        while let Some(PrefixChanges { removed, added }) = next {
+            for scope in removed {
+                self.wanted.remove(&scope);
+                self.listed.remove(&scope);
+                self.denied.remove(&scope);
+                self.changed.insert(scope);
+            }
+            for scope in added {
+                self.wanted.insert(scope.clone());
+                self.changed.insert(scope);
+            }
+            next = self.changes.try_recv().ok();
         }
     }
 
-    /// Lists and watches the wanted prefixes that are not listed, and those of `tried` that were denied. Stops watching
-    /// prefixes that are not wanted.
-    async fn fill(&mut self, tried: &BTreeSet<Prefix>, watches: &mut Watches) -> std::result::Result<(), Interruption> {
-        let (mut before, mut tried) = (self.listed.clone(), tried.clone());
-        let mut read = None;
+    /// Returns the outermost prefixes around and inside `changed` that are wanted and may be read. Two watches on one key
+    /// would report each change twice, in no defined order. The prefixes of `tried` count as readable.
+    fn roots(&self, changed: &BTreeSet<Prefix>, tried: &BTreeSet<Prefix>) -> Vec<Root> {
+        let readable = |scope: &&Prefix| tried.contains(*scope) || !self.denied.contains_key(*scope);
+        let from = |scope: &Prefix| {
+            let behind = (Bound::Included(scope.prefix()), Bound::Unbounded);
+            self.wanted.range::<str, _>(behind).filter(readable)
+        };
+        let mut roots: BTreeSet<&Prefix> = BTreeSet::new();
+        for scope in changed {
+            let mut around = prefixes_around(scope.prefix()).filter_map(|around| self.wanted.get(around));
+            if let Some(root) = around.find(readable) {
+                roots.insert(root);
+                continue;
+            }
+            let mut last: Option<&Prefix> = None;
+            // In this order a prefix comes directly before all prefixes that it contains.
+            for inner in from(scope).take_while(|inner| scope.contains(inner.prefix())) {
+                if !last.is_some_and(|last| last.contains(inner.prefix())) {
+                    roots.insert(inner);
+                    last = Some(inner);
+                }
+            }
+        }
+        let inside = |root: &Prefix| {
+            from(root)
+                .take_while(|scope| root.contains(scope.prefix()))
+                .cloned()
+                .collect()
+        };
+        roots.into_iter().map(|root| (root.clone(), inside(root))).collect()
+    }
+
+    /// Lists and watches the changed prefixes that are not listed, and those of `tried` that were denied. Stops watching
+    /// prefixes that are not wanted. Returns whether it has listed any, and reported the lists as complete.
+    async fn fill(
+        &mut self,
+        tried: &BTreeSet<Prefix>,
+        watches: &mut Watches,
+    ) -> std::result::Result<bool, Interruption> {
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.extend(tried.iter().cloned());
+        let (mut tried, mut read) = (tried.clone(), None);
         loop {
-            let readable = |scope: &&Prefix| tried.contains(*scope) || !self.denied.contains_key(*scope);
-            let wanted = roots(self.wanted.iter().filter(readable));
+            let roots = self.roots(&changed, &tried);
             let is_fresh = |(root, inside): &&Root| {
-                !watches.has(root) || tried.contains(root) || inside.iter().any(|scope| !before.contains(scope))
+                !watches.has(root) || tried.contains(root) || inside.iter().any(|scope| !self.listed.contains(scope))
             };
-            let mut fresh: Vec<Root> = wanted.iter().filter(is_fresh).cloned().collect();
+            let mut fresh: Vec<Root> = roots.iter().filter(is_fresh).cloned().collect();
             // The essential prefix comes first: it must be readable, and the first list fixes the revision of the
             // others.
             fresh.sort_by_key(|(root, _)| *root != self.essential);
             let more = self.read(fresh).await?;
-            // A prefix that is denied now may contain others, which become roots in the next round.
-            let denied = wanted.iter().any(|(root, _)| self.denied.contains_key(root));
             read = more.last().map(|(_, from)| from - 1).or(read);
+            // A prefix that is denied now may contain others, which become roots in the next round.
+            let is_denied = |(root, _): &&Root| self.denied.contains_key(root);
+            let denied: BTreeSet<Prefix> = roots.iter().filter(is_denied).map(|(root, _)| root.clone()).collect();
             // Sent before the watches are opened: opening may take a while, and the lists are complete already.
-            if let Some(revision) = read.filter(|_| !denied) {
+            if let Some(revision) = read.filter(|_| denied.is_empty()) {
                 self.send(Observation::Complete { revision }).await?;
             }
             for (root, from) in more {
@@ -312,13 +350,22 @@ impl Mirror {
                 // has not reported yet.
                 watches.add(root, from).await?;
             }
-            if !denied {
-                let roots: HashSet<&Prefix> = wanted.iter().map(|(root, _)| root).collect();
-                watches.retain(|scope| roots.contains(scope));
-                self.listed.clone_from(&self.wanted);
-                return Ok(());
+            let read_roots = roots.into_iter().filter(|(root, _)| !denied.contains(root));
+            for scope in changed.iter().filter(|scope| !self.wanted.contains(*scope)) {
+                watches.cancel(scope);
             }
-            (before, tried) = (BTreeSet::clone(&self.wanted), BTreeSet::new());
+            for (root, inside) in read_roots {
+                for scope in inside {
+                    if scope != root {
+                        watches.cancel(&scope);
+                    }
+                    self.listed.insert(scope);
+                }
+            }
+            if denied.is_empty() {
+                return Ok(read.is_some());
+            }
+            (changed, tried) = (denied, BTreeSet::new());
         }
     }
 
@@ -401,13 +448,13 @@ impl Mirror {
         snapshot: Snapshot,
     ) -> std::result::Result<(), Closed> {
         self.shown = true;
-        if self.denied.remove(root).is_some() {
-            tracing::info!(scope = root.prefix(), "etcd allows reading the prefix again");
+        for scope in &inside {
+            if self.denied.remove(scope).is_some() {
+                tracing::info!(scope = scope.prefix(), "etcd allows reading the prefix again");
+            }
         }
         let Snapshot { revision, entries, .. } = snapshot;
-        for (key, held) in &entries {
-            self.history.add(key, held);
-        }
+        self.history.add(entries.iter().map(|(key, held)| (key, held)));
         for scope in inside.iter().filter(|scope| *scope != root) {
             let part: Vec<(Key, KeyValue)> = entries.iter().filter(|(key, _)| scope.contains(key)).cloned().collect();
             self.send(Observation::Snapshot {
@@ -433,10 +480,10 @@ impl Mirror {
         if message.changes.is_empty() && message.revision < known {
             self.check_revision().await?;
         }
+        let writes = message.changes.iter();
+        self.history
+            .add(writes.filter_map(|(key, held, _)| Some((key, held.as_ref()?))));
         for (key, held, revision) in message.changes {
-            if let Some(held) = &held {
-                self.history.add(&key, held);
-            }
             self.send(Observation::Changed { key, held, revision }).await?;
         }
         Ok(())

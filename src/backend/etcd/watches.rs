@@ -120,15 +120,8 @@ impl Watches {
         watches.map(|watch| (watch.scope.clone(), watch.from)).collect()
     }
 
-    /// Cancels the watches of all prefixes for which `keep` is false.
-    pub(super) fn retain(&mut self, keep: impl Fn(&Prefix) -> bool) {
-        let unwanted: Vec<_> = self.ids.keys().filter(|scope| !keep(scope)).cloned().collect();
-        for scope in unwanted {
-            self.cancel(&scope);
-        }
-    }
-
-    fn cancel(&mut self, scope: &Prefix) {
+    /// Cancels the watch of `scope`, if there is one.
+    pub(super) fn cancel(&mut self, scope: &Prefix) {
         if let Some(id) = self.ids.remove(scope) {
             self.active.remove(&id);
             self.commands.push_back(Command::Cancel { id });

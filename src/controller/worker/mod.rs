@@ -61,7 +61,7 @@ use crate::api::{Limits, RecordFormat, Registry, ServiceRegistration};
 use crate::backend::{self, Access, Backend, Candidacy, Leadership, Leases, Timeouts};
 use crate::kube::{Events, SharedCheckpoint, Source, StatusUpdate, WriterCommand};
 use crate::model::{
-    Fence, Freshness, Key, KeyValue, LeaderFlag, LeaseId, Prefix, RegistrationRef, Revision, TxnOutcome,
+    Fence, Freshness, Key, KeyValue, LeaderFlag, LeaseId, PrefixChanges, RegistrationRef, Revision, TxnOutcome,
 };
 use crate::peer::{PeerStatuses, Peers};
 use crate::plan::{LeaseGroups, Planner, Ticket};
@@ -193,7 +193,7 @@ enum Done {
     /// Denied prefixes and leases were tried again.
     Probed(Probed),
     /// etcd was asked which prefixes it grants together.
-    LeaseGroups(backend::Result<LeaseGroups>),
+    LeaseGroups(rights::Due, backend::Result<LeaseGroups>),
 }
 
 /// Channels from the controller, and to and from the tasks that talk to this etcd while the Registry is served.
@@ -204,7 +204,7 @@ struct Channels {
     /// From the election.
     leadership: watch::Receiver<Leadership>,
     /// To the mirror: the prefixes to watch.
-    scopes: mpsc::UnboundedSender<Arc<BTreeSet<Prefix>>>,
+    scopes: mpsc::UnboundedSender<PrefixChanges>,
     /// To the renewal task: the leases to renew.
     renewals: watch::Sender<Leases>,
     /// From the renewal task: when the first lease expires. In the past while this replica has not yet renewed one of
@@ -385,10 +385,10 @@ impl<B: Backend> RegistryWorker<B> {
             self.writing.observed(now);
         }
         if self.kubernetes.complete
-            && let Some(scopes) = self.planner.take_changed_prefixes()
+            && let Some(changes) = self.planner.take_changed_prefixes()
         {
             // The mirror ends only with the process or with this worker.
-            let _ = self.lines.scopes.send(Arc::new(scopes));
+            let _ = self.lines.scopes.send(changes);
             self.rights.scopes_changed();
         }
         self.ask_domains(now);

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::backend::{Backend, Result};
-use crate::model::{Key, LeaseId, Prefix};
-use crate::plan::{LeaseGroups, ProbeCandidate, folders};
+use crate::model::{Key, LeaseId, Prefix, prefixes_around};
+use crate::plan::{LeaseGroups, ProbeCandidate};
 
 /// Maximum number of concurrent questions.
 pub(super) const QUESTIONS: usize = 8;
@@ -63,23 +63,18 @@ async fn denied_key(backend: &impl Backend, mut keys: Vec<Key>) -> Result<Option
     Ok(keys.pop())
 }
 
-/// Extends the `known` lease groups by those of `scopes`: for each, the widest enclosing prefix that may be written as
-/// a whole, or itself.
-pub(super) async fn lease_groups(
-    backend: &impl Backend,
-    scopes: BTreeSet<Prefix>,
-    known: LeaseGroups,
-) -> Result<LeaseGroups> {
+/// Returns the lease groups of `scopes`: for each, the widest enclosing prefix that may be written as a whole, or itself.
+pub(super) async fn lease_groups(backend: &impl Backend, scopes: BTreeSet<Prefix>) -> Result<LeaseGroups> {
     if backend.is_open_to_all() {
         return Ok(LeaseGroups::everything());
     }
-    let (mut known, mut denied) = (known, BTreeSet::new());
+    let (mut known, mut denied) = (LeaseGroups::default(), BTreeSet::new());
     for scope in scopes {
         if known.of(scope.prefix()).is_some() {
             continue;
         }
         let mut widest = scope.clone();
-        for folder in folders(scope.prefix()).map(Prefix::below) {
+        for folder in prefixes_around(scope.prefix()).map(Prefix::below) {
             if denied.contains(&folder) {
                 continue;
             }

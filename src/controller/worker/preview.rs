@@ -39,7 +39,9 @@ impl PreviewWorker {
         let cache = self.0.context.cache.clone();
         let _cache = cache.read();
         self.0.take_commands();
-        self.0.planner.take_changed_prefixes().unwrap_or_default()
+        let changes = self.0.planner.take_changed_prefixes().unwrap_or_default();
+        let records = self.0.planner.meta().prefix().clone();
+        changes.added.into_iter().chain([records]).collect()
     }
 
     /// Puts the content of `scope` into the store. The records of the present replicas are left out: the preview asks what

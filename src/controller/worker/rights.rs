@@ -58,7 +58,7 @@ pub struct Rights {
 
 /// About which prefixes etcd is to be asked for lease groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Due {
+pub enum Due {
     /// Those without a known lease group.
     Unknown,
     /// All: the known lease groups may be stale.
@@ -318,13 +318,10 @@ impl<B: Backend> RegistryWorker<B> {
         let Some(grants) = self.rights.grants.as_mut().filter(ready) else {
             return;
         };
-        let (scopes, known) = match grants.due.take() {
-            None => return,
-            Some(Due::Unknown) => (
-                self.planner.prefixes_without_lease_group(),
-                self.planner.lease_groups().clone(),
-            ),
-            Some(Due::All) => (self.planner.data_prefixes(), LeaseGroups::default()),
+        let Some(due) = grants.due.take() else { return };
+        let scopes = match due {
+            Due::Unknown => self.planner.prefixes_without_lease_group().clone(),
+            Due::All => self.planner.data_prefixes(),
         };
         if scopes.is_empty() {
             return;
@@ -332,17 +329,19 @@ impl<B: Backend> RegistryWorker<B> {
         grants.asking = true;
         let backend = self.backend.clone();
         self.tasks
-            .spawn(async move { super::Done::LeaseGroups(lease_groups(&backend, scopes, known).await) });
+            .spawn(async move { super::Done::LeaseGroups(due, lease_groups(&backend, scopes).await) });
     }
 
-    /// Takes in which prefixes etcd grants together.
-    pub(super) fn lease_groups_listed(&mut self, reported: backend::Result<LeaseGroups>) {
+    /// Takes in which prefixes etcd grants together: all of them, or those that were not known.
+    pub(super) fn lease_groups_listed(&mut self, due: Due, reported: backend::Result<LeaseGroups>) {
         if let Some(grants) = &mut self.rights.grants {
             grants.asking = false;
         }
         match reported {
             Ok(groups) => {
-                if *self.planner.lease_groups() != groups {
+                if due == Due::Unknown {
+                    self.planner.add_lease_groups(groups);
+                } else if *self.planner.lease_groups() != groups {
                     self.planner.set_lease_groups(groups);
                 }
                 // New prefixes may have been added while etcd was asked.

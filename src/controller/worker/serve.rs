@@ -16,7 +16,7 @@ use crate::api::RegistrySpec;
 use crate::backend::{Backend, Campaign, Candidacy, Capabilities, Leadership, LeaseEvent, Leases};
 use crate::controller::failure::Failure;
 use crate::controller::workers::NewWorker;
-use crate::model::Elsewhere;
+use crate::model::{Elsewhere, PrefixChanges};
 use crate::plan::{MetaKeys, Planner};
 use crate::telemetry::{RegistryHealth, RegistryMetrics};
 
@@ -38,7 +38,7 @@ pub async fn serve<B: Backend>(new: NewWorker, backend: Result<B, Trouble>) -> R
     let leader_key = meta.leader();
     let (scopes, wanted) = mpsc::unbounded_channel();
     // The mirror reads our bookkeeping at once: it contains the leases to renew.
-    let _ = scopes.send(Arc::new(BTreeSet::from([meta.prefix().clone()])));
+    let _ = scopes.send(PrefixChanges::add([meta.prefix().clone()]));
     let renewals = watch::Sender::new(Leases::default());
     let (leads, leadership) = watch::channel(Leadership::Seeking);
     let (sees, mut observations) = mpsc::channel(OBSERVATIONS);

@@ -9,7 +9,7 @@ use super::*;
 use crate::api::{LastSynced, ServiceRegistrationStatus};
 use crate::backend::etcd;
 use crate::kube::{About, Notice, WatchScope, WritePolicy};
-use crate::model::{Checkpoint, NamespaceScope, Observation, WatchTarget};
+use crate::model::{Checkpoint, NamespaceScope, Observation, Prefix, PrefixChanges, WatchTarget};
 use crate::plan::{self, Holding, MetaKeys, PodState, RegistrationSettings};
 
 const PODS: WatchTarget = WatchTarget::of_cluster(crate::kube::PODS);
@@ -20,7 +20,7 @@ struct Rig {
     updates: mpsc::UnboundedReceiver<StatusUpdate<ServiceRegistration>>,
     registry_updates: mpsc::UnboundedReceiver<StatusUpdate<Registry>>,
     events: mpsc::Receiver<Notice>,
-    _wanted: mpsc::UnboundedReceiver<Arc<BTreeSet<Prefix>>>,
+    _wanted: mpsc::UnboundedReceiver<PrefixChanges>,
 }
 
 fn fence(create_revision: Revision) -> Fence {

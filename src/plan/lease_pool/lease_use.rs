@@ -35,9 +35,23 @@ impl LeasePool {
     pub(in crate::plan) fn set_groups(&mut self, groups: LeaseGroups) {
         self.groups = groups;
         for lease in self.known.keys().copied().collect::<Vec<_>>() {
-            self.update_use(lease);
-            self.reindex(lease);
+            self.regroup(lease);
         }
+    }
+
+    /// Adds lease groups. Keys that share a lease stay there. The caller must call [`Self::regroup`] for the leases of keys
+    /// whose group was not known.
+    pub(in crate::plan) fn add_groups(&mut self, added: LeaseGroups) {
+        if !self.groups.extend(added) {
+            let groups = std::mem::take(&mut self.groups);
+            self.set_groups(groups);
+        }
+    }
+
+    /// Determines the use of a lease again, because the groups of its keys have changed.
+    pub(in crate::plan) fn regroup(&mut self, lease: LeaseId) {
+        self.update_use(lease);
+        self.reindex(lease);
     }
 
     pub(in crate::plan) fn groups(&self) -> &LeaseGroups {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::Observation;
+use crate::model::PrefixChanges;
 use crate::plan::{LeaseGroup, LeaseGroups, Right};
 
 /// A rig with the registrations `orders` below `/s/` and `carts` below `/t/`, which have separate permissions.
@@ -63,7 +64,7 @@ fn before_it_is_known_what_is_granted_together_nothing_is_put_anywhere() {
     rig.want("orders", "p", &["/s/p"], "1");
     assert_eq!(written(&mut rig), [""; 0]);
     assert_eq!(
-        rig.planner.prefixes_without_lease_group(),
+        *rig.planner.prefixes_without_lease_group(),
         [Prefix::below("/s/")].into()
     );
     rig.planner.set_lease_groups(lease_groups());
@@ -244,18 +245,22 @@ fn nested_prefix_is_watched_alone_while_the_outer_one_is_unreadable() {
         ..settings(2)
     };
     rig.planner.set_settings(&reference("carts"), inner);
-    let both = [meta().prefix().clone(), Prefix::below("/s/")];
-    assert_eq!(rig.planner.take_changed_prefixes(), Some(both.clone().into()));
+    let (outer, inner) = (Prefix::below("/s/"), Prefix::below("/s/in/"));
+    assert_eq!(rig.planner.take_changed_prefixes(), Some(PrefixChanges::add([outer])));
     deny(&mut rig, "/s/");
-    let with_inner = both.clone().into_iter().chain([Prefix::below("/s/in/")]);
-    assert_eq!(rig.planner.take_changed_prefixes(), Some(with_inner.collect()));
+    let with_inner = PrefixChanges::add([inner.clone()]);
+    assert_eq!(rig.planner.take_changed_prefixes(), Some(with_inner));
     let seen = rig.etcd.snapshot(Prefix::below("/s/in/"));
     rig.planner.observe(seen);
     assert_eq!(rig.report("carts").denied, []);
     assert_eq!(rig.report("orders").denied, [(Prefix::below("/s/"), Right::Read)]);
     let seen = rig.etcd.snapshot(Prefix::below("/s/"));
     rig.planner.observe(seen);
-    assert_eq!(rig.planner.take_changed_prefixes(), Some(both.into()));
+    let without_inner = PrefixChanges {
+        removed: vec![inner],
+        added: Vec::new(),
+    };
+    assert_eq!(rig.planner.take_changed_prefixes(), Some(without_inner));
     assert_eq!(rig.report("orders").denied, []);
 }
 
