@@ -7,6 +7,7 @@
 //! its `report` the state of a registration, and [`status_of`] turns that report into a status.
 
 mod actions;
+mod by_prefix;
 mod checkpoint;
 mod complete;
 mod desired;

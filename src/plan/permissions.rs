@@ -7,11 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use super::by_prefix::ByPrefix;
 use super::in_flight::Ticket;
 use super::planner::Planner;
 use super::policy::PrefixGrant;
 use super::prefixes::Prefixes;
-use super::registrations::RegistrationState;
 use super::work::Work;
 use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef, prefixes_around};
 
@@ -39,6 +39,8 @@ pub(super) struct Permissions {
     unwritable: BTreeMap<Prefix, Key>,
     /// Prefixes that rules forbid to registrations, except for the keys that each grant allows.
     forbidden: HashMap<RegistrationRef, Vec<(Prefix, PrefixGrant)>>,
+    /// The registrations in `forbidden`.
+    forbidden_below: ByPrefix,
 }
 
 impl Permissions {
@@ -68,18 +70,22 @@ impl Permissions {
 
     /// Sets what the rules forbid to `registration`. Returns whether more may be forbidden than before.
     fn set_forbidden(&mut self, registration: &RegistrationRef, forbidden: Vec<(Prefix, PrefixGrant)>) -> bool {
-        if forbidden.is_empty() {
-            self.forget(registration);
-            return false;
+        let is_new = !forbidden.is_empty() && self.forbidden.get(registration) != Some(&forbidden);
+        self.forget(registration);
+        if !forbidden.is_empty() {
+            self.forbidden_below
+                .insert(forbidden.iter().map(|(prefix, _)| prefix), registration);
+            self.forbidden.insert(registration.clone(), forbidden);
         }
-        let is_new = self.forbidden.get(registration) != Some(&forbidden);
-        self.forbidden.insert(registration.clone(), forbidden);
         is_new
     }
 
     /// Drops what the rules forbid to `registration`.
     pub fn forget(&mut self, registration: &RegistrationRef) {
-        self.forbidden.remove(registration);
+        if let Some(former) = self.forbidden.remove(registration) {
+            self.forbidden_below
+                .remove(former.iter().map(|(prefix, _)| prefix), registration);
+        }
     }
 
     /// Whether the rules forbid `key` to `registration`.
@@ -91,7 +97,8 @@ impl Permissions {
 
     /// Whether the rules forbid `key` to any registration.
     fn forbid_to_any(&self, key: &str) -> bool {
-        self.forbidden.keys().any(|registration| self.forbid(key, registration))
+        let mut around = self.forbidden_below.around(key);
+        around.any(|registration| self.forbid(key, registration))
     }
 }
 
@@ -247,9 +254,7 @@ impl Planner {
 
     /// Whether a rule forbids `key` to a registration, and no other registration may have it.
     pub(super) fn is_forbidden(&self, key: &Key) -> bool {
-        let may_have = |(registration, state): (&RegistrationRef, &RegistrationState)| {
-            state.prefix_of(key).is_some() && !self.permissions.forbid(key, registration)
-        };
-        self.permissions.forbid_to_any(key) && !self.registrations.iter().any(may_have)
+        let may_have = |registration: &RegistrationRef| !self.permissions.forbid(key, registration);
+        self.permissions.forbid_to_any(key) && !self.registrations.around(key).any(may_have)
     }
 }

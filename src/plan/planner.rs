@@ -117,7 +117,7 @@ impl Planner {
                 prefixes.extend(former.prefixes);
             }
             if former.suspended {
-                self.queue_if_none_suspended();
+                self.queue_if_none_frozen();
             }
         }
         self.queue_unclaimed_in(&prefixes);
@@ -181,7 +181,7 @@ impl Planner {
         self.permissions.forget(registration);
         self.queue_unclaimed_in(state.prefixes());
         if state.settings.suspended {
-            self.queue_if_none_suspended();
+            self.queue_if_none_frozen();
         }
         self.change_prefixes(state.prefixes(), &[]);
         self.drop_former_among(state.prefixes());
@@ -317,8 +317,8 @@ impl Planner {
 
     /// Queues the keys that stayed only because registrations were suspended, if none is suspended any more. They may
     /// also lie in former prefixes.
-    fn queue_if_none_suspended(&mut self) {
-        if !self.registrations.is_any_suspended() {
+    fn queue_if_none_frozen(&mut self) {
+        if !self.registrations.is_any_frozen() {
             self.queue_unclaimed();
         }
     }

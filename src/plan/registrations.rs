@@ -4,6 +4,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::by_prefix::ByPrefix;
 use super::desired::DesiredPod;
 use super::key_table::Claim;
 use super::since::Since;
@@ -169,7 +170,8 @@ pub(super) struct Registrations {
     namespaces: HashMap<Arc<str>, BTreeSet<RegistrationRef>>,
     /// The number of desired pods of all registrations.
     pod_count: usize,
-    suspended: HashSet<RegistrationRef>,
+    by_prefix: ByPrefix,
+    suspended: ByPrefix,
     /// Registrations whose report may have changed.
     changed: HashSet<RegistrationRef>,
     /// The pods that wait for their readiness gate.
@@ -213,13 +215,18 @@ impl Registrations {
         self.states.values().flat_map(RegistrationState::prefixes)
     }
 
-    /// Whether `key` lies in a prefix of a suspended registration.
-    pub fn is_frozen(&self, key: &str) -> bool {
-        let mut suspended = self.suspended.iter().filter_map(|registration| self.get(registration));
-        suspended.any(|state| state.prefix_of(key).is_some())
+    /// The registrations that have a prefix around `key`.
+    pub fn around(&self, key: &str) -> impl Iterator<Item = &RegistrationRef> {
+        self.by_prefix.around(key)
     }
 
-    pub fn is_any_suspended(&self) -> bool {
+    /// Whether `key` lies in a prefix of a suspended registration.
+    pub fn is_frozen(&self, key: &str) -> bool {
+        self.suspended.around(key).next().is_some()
+    }
+
+    /// Whether a prefix of a suspended registration may contain keys.
+    pub fn is_any_frozen(&self) -> bool {
         !self.suspended.is_empty()
     }
 
@@ -261,20 +268,16 @@ impl Registrations {
         registration: &RegistrationRef,
         settings: RegistrationSettings,
     ) -> Option<RegistrationSettings> {
-        if settings.suspended {
-            self.suspended.insert(registration.clone());
-        } else {
-            self.suspended.remove(registration);
-        }
-        let former = match self.states.entry(registration.clone()) {
-            Entry::Occupied(mut known) => Some(std::mem::replace(&mut known.get_mut().settings, settings)),
+        let former = self.states.get(registration).map(|state| state.settings.clone());
+        self.file(registration, former.as_ref(), Some(&settings));
+        match self.states.entry(registration.clone()) {
+            Entry::Occupied(mut known) => known.get_mut().settings = settings,
             Entry::Vacant(free) => {
                 free.insert(RegistrationState::new(settings));
                 let names = self.namespaces.entry(registration.namespace.clone()).or_default();
                 names.insert(registration.clone());
-                None
             }
-        };
+        }
         self.mark_changed(registration);
         self.mark_undecided(registration);
         let gated = self.gated.get(registration).into_iter().flatten();
@@ -283,6 +286,25 @@ impl Registrations {
             pod: pod.clone(),
         }));
         former
+    }
+
+    /// Replaces the prefixes by which `registration` is found.
+    fn file(
+        &mut self,
+        registration: &RegistrationRef,
+        former: Option<&RegistrationSettings>,
+        settings: Option<&RegistrationSettings>,
+    ) {
+        if let Some(former) = former {
+            self.by_prefix.remove(&former.prefixes, registration);
+            self.suspended.remove(&former.prefixes, registration);
+        }
+        if let Some(settings) = settings {
+            self.by_prefix.insert(&settings.prefixes, registration);
+            if settings.suspended {
+                self.suspended.insert(&settings.prefixes, registration);
+            }
+        }
     }
 
     /// Sets the time at which each prefix was claimed. Returns whether it is another one.
@@ -418,11 +440,11 @@ impl Registrations {
     }
 
     pub fn remove(&mut self, registration: &RegistrationRef) -> Option<RegistrationState> {
-        self.suspended.remove(registration);
         self.changed.remove(registration);
         self.undecided.remove(registration);
         self.gated.remove(registration);
         let state = self.states.remove(registration)?;
+        self.file(registration, Some(&state.settings), None);
         self.pod_count -= state.pods.len();
         if let Some(names) = self.namespaces.get_mut(&registration.namespace) {
             names.remove(registration);
@@ -452,13 +474,8 @@ impl Registrations {
 
     /// Records that the reports of the registrations whose prefixes overlap `prefix` may have changed.
     pub fn mark_changed_around(&mut self, prefix: &Prefix) {
-        let overlaps = |of: &Prefix| prefix.contains(of.prefix()) || of.contains(prefix.prefix());
-        let concerned = self
-            .states
-            .iter()
-            .filter(|(_, state)| state.prefixes().iter().any(overlaps));
         self.changed
-            .extend(concerned.map(|(registration, _)| registration.clone()));
+            .extend(self.by_prefix.touching(prefix).into_iter().cloned());
     }
 
     /// Returns the registrations whose report may have changed since the last call.
