@@ -287,7 +287,7 @@ impl Operator {
 fn entries(etcd: &StandIn, scope: &Prefix) -> Vec<(Key, KeyValue)> {
     let from = etcd
         .keys
-        .range::<str, _>((Bound::Included(scope.prefix()), Bound::Unbounded));
+        .range::<str, _>((Bound::Included(scope.as_str()), Bound::Unbounded));
     from.take_while(|(key, _)| scope.contains(key))
         .map(|(key, held)| (key.clone(), held.clone()))
         .collect()

@@ -126,7 +126,7 @@ impl Content {
     }
 
     fn entries(&self, prefix: &Prefix) -> Vec<(Key, KeyValue)> {
-        let from = self.keys.range(Key::from(prefix.prefix())..);
+        let from = self.keys.range(Key::from(prefix.as_str())..);
         let inside = from.take_while(|(key, _)| prefix.contains(key));
         inside.map(|(key, held)| (key.clone(), held.clone())).collect()
     }

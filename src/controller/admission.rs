@@ -136,7 +136,7 @@ impl Refusal {
         let message = format!(
             "The prefix {} and the metaPrefix {meta_prefix} of the Registry \"{registry}\" overlap: use a prefix outside of \
              it.",
-            scope.prefix()
+            scope.as_str()
         );
         Self {
             reason: Reason::PrefixReserved,

@@ -433,7 +433,7 @@ impl Compiled {
         let nowhere = PrefixGrant::Nowhere(Arc::new(Denial::Bookkeeping(registry)));
         for binding in &mut self.bindings {
             let scope = binding.format.scope();
-            if bookkeeping.contains(scope.prefix()) || scope.contains(bookkeeping.prefix()) {
+            if bookkeeping.contains(scope.as_str()) || scope.contains(bookkeeping.as_str()) {
                 binding.pass = nowhere.clone();
             }
         }
@@ -452,7 +452,7 @@ impl Compiled {
             .collect();
         let overlap = |(registry, spec): (&str, &RegistrySpec)| {
             let meta = Prefix::below(&spec.etcd.meta_prefix);
-            let reaches = |format: &&&Format| format.reads(&meta) || meta.contains(format.scope().prefix());
+            let reaches = |format: &&&Format| format.reads(&meta) || meta.contains(format.scope().as_str());
             let format = formats.iter().find(reaches)?;
             Some(Reserved {
                 scope: format.scope().clone(),

@@ -282,7 +282,7 @@ impl Preview {
     pub fn concerned(&self, wanted: &HashSet<RegistrationRef>) -> HashSet<RegistrationRef> {
         let namespaces: HashSet<&Arc<str>> = wanted.iter().map(|one| &one.namespace).collect();
         let scopes: Vec<&Prefix> = wanted.iter().filter_map(|one| self.scopes.get(one)).flatten().collect();
-        let near = |a: &Prefix, b: &Prefix| a.contains(b.prefix()) || b.contains(a.prefix());
+        let near = |a: &Prefix, b: &Prefix| a.contains(b.as_str()) || b.contains(a.as_str());
         let is_near = |theirs: &BTreeSet<Prefix>| theirs.iter().any(|a| scopes.iter().any(|b| near(a, b)));
         let is_concerned = |(one, theirs): &(&RegistrationRef, &BTreeSet<Prefix>)| {
             namespaces.contains(&one.namespace) || is_near(theirs)
@@ -349,7 +349,7 @@ impl Preview {
         let before = self.scopes.get(registration).into_iter().flatten();
         let before = before.flat_map(|scope| {
             self.in_etcd
-                .range(Key::from(scope.prefix())..)
+                .range(Key::from(scope.as_str())..)
                 .take_while(|(key, _)| scope.contains(key))
         });
         let removed = before.map(|(key, _)| key).filter(|key| worker.get(key).is_none());

@@ -78,7 +78,7 @@ impl Purge {
         let fence = fence(&connection, &meta, patience, force).await?;
         let snapshot = connection.range(meta.prefix(), None).await?;
         let own = |key: &Key| {
-            let inside = key.strip_prefix(meta.prefix().prefix()).unwrap_or_default();
+            let inside = key.strip_prefix(meta.prefix().as_str()).unwrap_or_default();
             !inside.starts_with(OTHERS) && *key != meta.leader()
         };
         let records: Vec<_> = snapshot.entries.into_iter().filter(|(key, _)| own(key)).collect();

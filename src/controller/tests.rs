@@ -486,7 +486,7 @@ async fn formats_of_newer_registration_are_suppressed_until_older_is_deleted() {
         let scopes: Vec<String> = compiled
             .bindings
             .iter()
-            .map(|binding| binding.format.scope().prefix().to_owned())
+            .map(|binding| binding.format.scope().as_str().to_owned())
             .collect();
         (scopes, compiled.suppression_reasons())
     };

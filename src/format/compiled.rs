@@ -98,7 +98,7 @@ impl Format {
                     if let Some(read) = outer.reach().covers(inner.reach(), alike) {
                         return Err(FormatError::Nested {
                             outer: read.to_owned(),
-                            inner: inner.scope().prefix().to_owned(),
+                            inner: inner.scope().as_str().to_owned(),
                         });
                     }
                 }
@@ -149,7 +149,7 @@ impl Format {
 
     /// Whether consumers of this format fail on foreign keys in `scope`.
     pub fn reads(&self, scope: &Prefix) -> bool {
-        scope.prefix().starts_with(&*self.reach().realm)
+        scope.as_str().starts_with(&*self.reach().realm)
     }
 
     /// Returns what overlap checks against other formats need.

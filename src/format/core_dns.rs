@@ -97,7 +97,7 @@ impl CoreDns {
         }
         let mut key = format!(
             "{}{}",
-            self.reach.scope.prefix(),
+            self.reach.scope.as_str(),
             label(prefix::segment("pod", &endpoint.name())?)
         );
         if !sole_port {

@@ -29,7 +29,7 @@ impl EtcdGrpc {
 
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let id = prefix::pod_id(endpoint, sole_port)?;
-        let key = format!("{}{id}", self.reach.scope.prefix());
+        let key = format!("{}{id}", self.reach.scope.as_str());
         let update = Update {
             op: 0,
             addr: &endpoint.host_port(),

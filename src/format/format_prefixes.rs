@@ -18,7 +18,7 @@ pub struct FormatPrefixes {
 impl FormatPrefixes {
     /// Consumers read exactly the prefix that the format writes.
     pub fn exact(scope: Prefix) -> Self {
-        let reads: Box<str> = scope.prefix().into();
+        let reads: Box<str> = scope.as_str().into();
         Self {
             scope,
             reads: reads.clone(),
@@ -40,7 +40,7 @@ impl FormatPrefixes {
 
     /// Consumers of this service read its own prefix only. Other consumers read all keys that start with `realm`.
     pub fn within(scope: Prefix, realm: &str) -> Self {
-        let reads = scope.prefix().into();
+        let reads = scope.as_str().into();
         Self {
             scope,
             reads,
@@ -57,7 +57,7 @@ impl FormatPrefixes {
     /// Returns the text by which consumers of this format read what `other` writes; `None` if they do not. `alike`:
     /// both formats have the same dialect.
     pub fn covers(&self, other: &Self, alike: bool) -> Option<&str> {
-        let written = other.scope.prefix();
+        let written = other.scope.as_str();
         if written.starts_with(&*self.reads) {
             Some(&self.reads)
         } else if !alike && written.starts_with(&*self.realm) {

@@ -78,7 +78,7 @@ impl GoFrame {
             weight: endpoint.weight.unwrap_or(DEFAULT_WEIGHT),
             facts,
         };
-        let key = format!("{}{}", self.reach.scope.prefix(), endpoint.host_port());
+        let key = format!("{}{}", self.reach.scope.as_str(), endpoint.host_port());
         Ok(vec![Record::json(key, &metadata)])
     }
 }

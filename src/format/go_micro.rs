@@ -69,7 +69,7 @@ impl GoMicro {
         // Without this entry, a consumer's RPC client falls back to the codecs of former versions.
         let mut metadata = facts(endpoint);
         metadata.insert("protocol", protocol);
-        let key = format!("{}{id}", self.reach.scope.prefix());
+        let key = format!("{}{id}", self.reach.scope.as_str());
         let written = Written {
             name: &endpoint.service,
             version: endpoint.version.as_deref().unwrap_or_default(),

@@ -29,7 +29,7 @@ impl GoZero {
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let address = endpoint.host_port();
         let id = prefix::pod_id(endpoint, sole_port)?;
-        let key = format!("{}{id}@{address}", self.reach.scope.prefix());
+        let key = format!("{}{id}@{address}", self.reach.scope.as_str());
         Ok(vec![Record::new(key, address)])
     }
 }

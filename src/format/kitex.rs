@@ -47,7 +47,7 @@ pub fn instance(reach: &FormatPrefixes, endpoint: &Endpoint, consumer: &'static 
         weight => weight.unwrap_or(DEFAULT_WEIGHT),
     };
     let address = endpoint.host_port();
-    let key = format!("{}{address}", reach.scope.prefix());
+    let key = format!("{}{address}", reach.scope.as_str());
     let instance = Instance {
         network: "tcp",
         address: &address,

@@ -38,7 +38,7 @@ impl Kratos {
 
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let id = prefix::pod_id(endpoint, sole_port)?;
-        let key = format!("{}{id}", self.reach.scope.prefix());
+        let key = format!("{}{id}", self.reach.scope.as_str());
         let mut metadata = facts(endpoint);
         let weight = endpoint.weight.map(|weight| weight.to_string());
         if let Some(weight) = &weight {

@@ -41,7 +41,7 @@ impl Plain {
 
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let id = prefix::pod_id(endpoint, sole_port)?;
-        let key = format!("{}{id}", self.reach.scope.prefix());
+        let key = format!("{}{id}", self.reach.scope.as_str());
         Ok(vec![match self.value {
             PlainValue::HostPort => Record::new(key, endpoint.host_port()),
             PlainValue::JSON => Record::json(key, &json(endpoint)),

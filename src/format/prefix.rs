@@ -125,8 +125,8 @@ mod tests {
 
     #[test]
     fn a_prefix_may_or_may_not_start_with_a_slash() {
-        assert_eq!(written("/services/orders").unwrap().prefix(), "/services/orders/");
-        assert_eq!(written("orders.rpc").unwrap().prefix(), "orders.rpc/");
+        assert_eq!(written("/services/orders").unwrap().as_str(), "/services/orders/");
+        assert_eq!(written("orders.rpc").unwrap().as_str(), "orders.rpc/");
     }
 
     #[test]

@@ -229,7 +229,7 @@ proptest! {
             Ok(records) => {
                 for record in &records {
                     prop_assert!(format.scope().contains(&record.key));
-                    prop_assert!(record.key.len() > format.scope().prefix().len());
+                    prop_assert!(record.key.len() > format.scope().as_str().len());
                     prop_assert!(!record.key.contains("//") && !record.key.contains("/../"));
                 }
                 let seen = seen(&spec, &records);
@@ -365,7 +365,7 @@ proptest! {
         keys.dedup();
         prop_assert_eq!(keys.len(), records.len());
         for record in &records {
-            let name = record.key.strip_prefix(format.scope().prefix()).expect("inside its scope");
+            let name = record.key.strip_prefix(format.scope().as_str()).expect("inside its scope");
             prop_assert!(!name.is_empty() && !name.starts_with('/') && !name.contains("//"));
             prop_assert!(!name.chars().any(|c| c.is_whitespace() || c.is_control()));
             let depth = match spec.kind {

@@ -63,7 +63,7 @@ impl Prefix {
     }
 
     /// Returns the prefix as text, which ends in `/`.
-    pub fn prefix(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 

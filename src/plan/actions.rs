@@ -174,7 +174,7 @@ impl Planner {
 
     /// Whether the planner knows enough to plan: all of Kubernetes, and the records of the leases.
     pub(super) fn is_ready(&self) -> bool {
-        self.is_kubernetes_complete && self.prefixes.is_listed(self.meta.prefix().prefix())
+        self.is_kubernetes_complete && self.prefixes.is_listed(self.meta.prefix().as_str())
     }
 
     /// Sets whether etcd has no space for new data. While it has none, only removals are planned.

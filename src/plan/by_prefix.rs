@@ -38,11 +38,11 @@ impl ByPrefix {
 
     /// Returns the registrations that have a prefix around `prefix`, or inside it.
     pub fn touching(&self, prefix: &Prefix) -> BTreeSet<&RegistrationRef> {
-        let behind = (Bound::Excluded(prefix.prefix()), Bound::Unbounded);
+        let behind = (Bound::Excluded(prefix.as_str()), Bound::Unbounded);
         let behind = self.0.range::<str, _>(behind);
-        let inside = behind.take_while(|(inner, _)| prefix.contains(inner.prefix()));
+        let inside = behind.take_while(|(inner, _)| prefix.contains(inner.as_str()));
         let inside = inside.flat_map(|(_, registrations)| registrations);
-        inside.chain(self.around(prefix.prefix())).collect()
+        inside.chain(self.around(prefix.as_str())).collect()
     }
 }
 

@@ -20,7 +20,7 @@ impl Planner {
         value: Value,
     ) -> Option<CheckpointWrite> {
         Some(CheckpointWrite {
-            key: format!("{}{slot}", self.meta.checkpoints().prefix()).into(),
+            key: format!("{}{slot}", self.meta.checkpoints().as_str()).into(),
             value,
             lease: self.lease_of_checkpoint(&transaction.ops)?,
             after,

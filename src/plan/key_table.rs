@@ -127,7 +127,7 @@ impl KeyTable {
     }
 
     pub fn keys_in(&self, prefix: &Prefix) -> Vec<Key> {
-        self.below(prefix.prefix()).map(|(key, _)| key.clone()).collect()
+        self.below(prefix.as_str()).map(|(key, _)| key.clone()).collect()
     }
 
     pub fn is_unclaimed(&self, key: &str) -> bool {

@@ -68,7 +68,7 @@ impl Planner {
                 continue;
             };
             let mut prefixes = state.prefixes().iter();
-            let is_listed = prefixes.all(|prefix| self.prefixes.is_listed(prefix.prefix()));
+            let is_listed = prefixes.all(|prefix| self.prefixes.is_listed(prefix.as_str()));
             if !is_listed && !state.has_ready_endpoint() {
                 self.registrations.mark_undecided(&registration);
             }

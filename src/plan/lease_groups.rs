@@ -50,8 +50,8 @@ impl LeaseGroups {
         let contains_known = |folder: &Prefix| {
             let mut behind = self
                 .folders
-                .range::<str, _>((Bound::Excluded(folder.prefix()), Bound::Unbounded));
-            behind.next().is_some_and(|inner| folder.contains(inner.prefix()))
+                .range::<str, _>((Bound::Excluded(folder.as_str()), Bound::Unbounded));
+            behind.next().is_some_and(|inner| folder.contains(inner.as_str()))
         };
         let is_wider = added.folders.iter().any(contains_known);
         self.folders.extend(added.folders);

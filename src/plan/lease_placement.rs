@@ -121,7 +121,7 @@ impl Planner {
 
     fn find_prefixes_without_group(&mut self) {
         let (leases, records) = (&self.leases, self.meta.prefix());
-        let is_ungrouped = |prefix: &Prefix| prefix != records && leases.group_of(prefix.prefix()).is_none();
+        let is_ungrouped = |prefix: &Prefix| prefix != records && leases.group_of(prefix.as_str()).is_none();
         self.prefixes.find_ungrouped(is_ungrouped);
     }
 

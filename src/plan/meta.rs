@@ -187,7 +187,7 @@ impl MetaKeys {
     }
 
     fn within(prefix: Prefix) -> Self {
-        let leases = format!("{}leases/", prefix.prefix()).into();
+        let leases = format!("{}leases/", prefix.as_str()).into();
         Self { prefix, leases }
     }
 
@@ -198,26 +198,26 @@ impl MetaKeys {
 
     /// The key that the leader holds.
     pub fn leader(&self) -> Key {
-        format!("{}leader", self.prefix.prefix()).into()
+        format!("{}leader", self.prefix.as_str()).into()
     }
 
     /// The prefix of the candidates' records.
     pub fn candidates(&self) -> Prefix {
-        Prefix::below(&format!("{}candidates/", self.prefix.prefix()))
+        Prefix::below(&format!("{}candidates/", self.prefix.as_str()))
     }
 
     pub fn candidate(&self, identity: &str) -> Key {
-        format!("{}{identity}", self.candidates().prefix()).into()
+        format!("{}{identity}", self.candidates().as_str()).into()
     }
 
     /// The prefix of the checkpoints that leaders leave for their successors.
     pub(super) fn checkpoints(&self) -> Prefix {
-        Prefix::below(&format!("{}heard/", self.prefix.prefix()))
+        Prefix::below(&format!("{}heard/", self.prefix.as_str()))
     }
 
     /// The key of the hold's record.
     pub(super) fn hold(&self) -> Key {
-        format!("{}hold", self.prefix.prefix()).into()
+        format!("{}hold", self.prefix.as_str()).into()
     }
 
     /// The value under that key.

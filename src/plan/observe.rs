@@ -31,7 +31,7 @@ impl Planner {
         if !self.prefixes.is_wanted(&prefix) {
             return;
         }
-        let is_first_list = !self.prefixes.is_listed(prefix.prefix());
+        let is_first_list = !self.prefixes.is_listed(prefix.as_str());
         let present: HashSet<Key> = entries.iter().map(|(key, _)| key.clone()).collect();
         let mut without_lease = KeysWithoutLease::default();
         for (key, held) in entries {

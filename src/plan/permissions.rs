@@ -63,9 +63,9 @@ impl Permissions {
     /// Drops what etcd denies on `prefix` and below it, except below prefixes that are still watched.
     pub fn forget_prefix(&mut self, prefix: &Prefix, prefixes: &Prefixes) {
         self.unreadable.remove(prefix);
-        let is_watched = |inner: &Prefix| prefixes.is_inside_watched(inner.prefix());
+        let is_watched = |inner: &Prefix| prefixes.is_inside_watched(inner.as_str());
         self.unwritable
-            .retain(|inner, _| !prefix.contains(inner.prefix()) || is_watched(inner));
+            .retain(|inner, _| !prefix.contains(inner.as_str()) || is_watched(inner));
     }
 
     /// Sets what the rules forbid to `registration`. Returns whether more may be forbidden than before.
@@ -204,7 +204,7 @@ impl Planner {
     pub(super) fn denied_to(&self, registration: &RegistrationRef) -> Vec<(Prefix, Right)> {
         let state = self.registrations.get(registration);
         let prefixes = state.map_or(&[][..], |state| state.prefixes());
-        let right = |prefix: &Prefix| self.permissions.missing(prefix.prefix(), &self.prefixes);
+        let right = |prefix: &Prefix| self.permissions.missing(prefix.as_str(), &self.prefixes);
         let denied = prefixes
             .iter()
             .filter_map(|prefix| Some((prefix.clone(), right(prefix)?)));

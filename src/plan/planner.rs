@@ -310,7 +310,7 @@ impl Planner {
     }
 
     fn queue_unclaimed_in(&mut self, prefixes: &[Prefix]) {
-        let inside = prefixes.iter().flat_map(|prefix| self.keys.below(prefix.prefix()));
+        let inside = prefixes.iter().flat_map(|prefix| self.keys.below(prefix.as_str()));
         let unclaimed = inside.filter(|(_, state)| state.is_unclaimed());
         self.work.extend(unclaimed.map(|(key, _)| Work::Key(key.clone())));
     }

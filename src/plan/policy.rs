@@ -229,7 +229,7 @@ impl PrefixGrant {
 
     /// Whether every key below `scope` may be written, apart from keys that are not clean.
     pub fn allows_all(&self, scope: &Prefix) -> bool {
-        self.check(scope.prefix().trim_end_matches('/')).is_ok()
+        self.check(scope.as_str().trim_end_matches('/')).is_ok()
     }
 
     /// Whether some key below `scope` may be written, as far as the prefix alone shows.
@@ -238,7 +238,7 @@ impl PrefixGrant {
             let inner = |prefix: &Arc<str>| scope.contains(prefix) && is_clean(prefix);
             reach.prefixes.iter().flatten().any(inner)
         };
-        let outer = scope.prefix().trim_end_matches('/');
+        let outer = scope.as_str().trim_end_matches('/');
         match self.check(outer) {
             Err(_) if matches!(self, Self::Within(reach) if is_clean(outer) && within(reach)) => Ok(()),
             reported => reported,

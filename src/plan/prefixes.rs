@@ -103,7 +103,7 @@ impl Prefixes {
     /// Drops the lists of `prefix` and of all prefixes inside it.
     pub fn set_unlisted_inside(&mut self, prefix: &Prefix) {
         let behind = self.listed.range::<str, _>(from(prefix)).map(|(inner, _)| inner);
-        let inside = behind.take_while(|inner| prefix.contains(inner.prefix()));
+        let inside = behind.take_while(|inner| prefix.contains(inner.as_str()));
         for inner in inside.cloned().collect::<Vec<_>>() {
             self.listed.remove(&inner);
         }
@@ -149,7 +149,7 @@ impl Prefixes {
 
     /// Removes those without a lease group that have one now, and returns them.
     pub fn take_grouped(&mut self, is_grouped: impl Fn(&str) -> bool) -> Vec<Prefix> {
-        let grouped = self.without_group.extract_if(.., |prefix| is_grouped(prefix.prefix()));
+        let grouped = self.without_group.extract_if(.., |prefix| is_grouped(prefix.as_str()));
         grouped.collect()
     }
 
@@ -195,11 +195,11 @@ impl Prefixes {
         let mut changes = PrefixChanges::default();
         for changed in std::mem::take(&mut self.changed) {
             let wanted = self.wanted.range::<str, _>(from(&changed)).map(|(prefix, _)| prefix);
-            let wanted = wanted.take_while(|prefix| changed.contains(prefix.prefix()));
+            let wanted = wanted.take_while(|prefix| changed.contains(prefix.as_str()));
             // It may be none of the wanted ones any more.
             let concerned: BTreeSet<Prefix> = wanted.chain([&changed]).cloned().collect();
             for prefix in concerned {
-                if self.must_watch(prefix.prefix(), &may_read) {
+                if self.must_watch(prefix.as_str(), &may_read) {
                     if self.watched.insert(prefix.clone()) {
                         changes.added.push(prefix);
                     }
@@ -220,7 +220,7 @@ impl Prefixes {
 
 /// The range of a map that begins with `prefix`, and with the prefixes inside it.
 fn from(prefix: &Prefix) -> (Bound<&str>, Bound<&str>) {
-    (Bound::Included(prefix.prefix()), Bound::Unbounded)
+    (Bound::Included(prefix.as_str()), Bound::Unbounded)
 }
 
 impl Planner {
@@ -229,7 +229,7 @@ impl Planner {
     pub(super) fn change_prefixes(&mut self, before: &[Prefix], after: &[Prefix]) {
         for prefix in after {
             let is_first = self.prefixes.add_user(prefix);
-            if is_first && self.leases.group_of(prefix.prefix()).is_none() {
+            if is_first && self.leases.group_of(prefix.as_str()).is_none() {
                 self.prefixes.without_group.insert(prefix.clone());
             }
         }
@@ -280,8 +280,8 @@ impl Planner {
         for prefix in prefixes {
             let ours = |held: &KeyValue| self.leases.is_ours(held.lease);
             let is_used = |(_, state): (&Key, &KeyState)| state.held.as_ref().is_some_and(ours) || state.may_appear();
-            let is_former = self.prefixes.is_former(prefix.prefix()) && self.prefixes.is_listed(prefix.prefix());
-            if is_former && !self.keys.below(prefix.prefix()).any(is_used) {
+            let is_former = self.prefixes.is_former(prefix.as_str()) && self.prefixes.is_listed(prefix.as_str());
+            if is_former && !self.keys.below(prefix.as_str()).any(is_used) {
                 self.prefixes.drop_former(prefix);
             }
         }
@@ -423,10 +423,10 @@ mod tests {
                         for added in changes.added {
                             prop_assert!(followed.insert(added));
                         }
-                        let is_readable = |prefix: &&Prefix| !unreadable.contains(prefix.prefix());
+                        let is_readable = |prefix: &&Prefix| !unreadable.contains(prefix.as_str());
                         let expected = prefixes.wanted.keys().filter(|prefix| {
                             let mut outer = prefixes.wanted.keys().filter(is_readable);
-                            let is_outer = |outer: &Prefix| outer != *prefix && outer.contains(prefix.prefix());
+                            let is_outer = |outer: &Prefix| outer != *prefix && outer.contains(prefix.as_str());
                             !is_readable(prefix) || !outer.any(is_outer)
                         });
                         prop_assert_eq!(&followed, &expected.cloned().collect::<BTreeSet<_>>());

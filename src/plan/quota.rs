@@ -310,7 +310,7 @@ impl Planner {
     fn is_namespace_listed(&self, namespace: &Arc<str>) -> bool {
         let states = self.registrations.of_namespace(namespace);
         let mut prefixes = states.flat_map(|(_, state)| state.prefixes());
-        prefixes.all(|prefix| self.prefixes.is_listed(prefix.prefix()))
+        prefixes.all(|prefix| self.prefixes.is_listed(prefix.as_str()))
     }
 
     fn grant_place(&mut self, (registration, pod): &Candidate) {

@@ -310,8 +310,8 @@ fn synced(report: &Report<'_>, readiness: &Readiness, subject: Subject<'_>) -> (
 /// What etcd denies, and what to do about it.
 fn denied(report: &Report<'_>) -> String {
     let reported = |(prefix, right): &(crate::model::Prefix, Right)| match right {
-        Right::Read => format!("read what lies below {}", prefix.prefix()),
-        Right::Write => format!("write below {}", prefix.prefix()),
+        Right::Read => format!("read what lies below {}", prefix.as_str()),
+        Right::Write => format!("write below {}", prefix.as_str()),
     };
     format!(
         "etcd does not let the operator's user {}: nothing is written or removed there. Grant it readwrite there, with the \

@@ -384,7 +384,7 @@ impl Planner {
     /// have been listed yet.
     fn mark_leftovers_unconfirmed(&mut self) -> bool {
         // Do not wait for prefixes that may not be read: they would keep the guard from deciding about all others.
-        let is_listed = |prefix: &Prefix| self.prefixes.is_listed(prefix.prefix()) || self.is_denied(prefix.prefix());
+        let is_listed = |prefix: &Prefix| self.prefixes.is_listed(prefix.as_str()) || self.is_denied(prefix.as_str());
         if !self.is_kubernetes_complete
             || !is_listed(self.meta.prefix())
             || !self.registrations.prefixes().all(is_listed)

@@ -138,7 +138,7 @@ impl View {
         let next = timeout(SOON, self.observations.recv()).await;
         match next.expect("in time").expect("the mirror runs") {
             Observation::Snapshot { scope, entries, .. } => {
-                self.snapshots.push(scope.prefix().to_owned());
+                self.snapshots.push(scope.as_str().to_owned());
                 self.content.retain(|key, _| !scope.contains(key));
                 let entries = entries.into_iter().map(|(key, held)| (key, text(&held.value)));
                 self.content.extend(entries);

@@ -112,7 +112,7 @@ impl View {
                 revision,
                 entries,
             } => {
-                write!(self.milestones, "snapshot {} ", scope.prefix()).expect("a string");
+                write!(self.milestones, "snapshot {} ", scope.as_str()).expect("a string");
                 self.content.retain(|key, _| !scope.contains(key));
                 for (key, held) in entries {
                     assert!(scope.contains(&key), "{key} is not in {scope:?}");
@@ -152,7 +152,7 @@ impl View {
             }
             Observation::Denied { scope } => {
                 self.content.retain(|key, _| !scope.contains(key));
-                write!(self.milestones, "denied {} ", scope.prefix()).expect("a string");
+                write!(self.milestones, "denied {} ", scope.as_str()).expect("a string");
             }
             Observation::Interrupted => self.milestones.push_str("interrupted "),
         }

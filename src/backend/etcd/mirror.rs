@@ -289,20 +289,20 @@ impl Mirror {
     fn roots(&self, changed: &BTreeSet<Prefix>, tried: &BTreeSet<Prefix>) -> Vec<Root> {
         let readable = |scope: &&Prefix| tried.contains(*scope) || !self.denied.contains_key(*scope);
         let from = |scope: &Prefix| {
-            let behind = (Bound::Included(scope.prefix()), Bound::Unbounded);
+            let behind = (Bound::Included(scope.as_str()), Bound::Unbounded);
             self.wanted.range::<str, _>(behind).filter(readable)
         };
         let mut roots: BTreeSet<&Prefix> = BTreeSet::new();
         for scope in changed {
-            let mut around = prefixes_around(scope.prefix()).filter_map(|around| self.wanted.get(around));
+            let mut around = prefixes_around(scope.as_str()).filter_map(|around| self.wanted.get(around));
             if let Some(root) = around.find(readable) {
                 roots.insert(root);
                 continue;
             }
             let mut last: Option<&Prefix> = None;
             // In this order a prefix comes directly before all prefixes that it contains.
-            for inner in from(scope).take_while(|inner| scope.contains(inner.prefix())) {
-                if !last.is_some_and(|last| last.contains(inner.prefix())) {
+            for inner in from(scope).take_while(|inner| scope.contains(inner.as_str())) {
+                if !last.is_some_and(|last| last.contains(inner.as_str())) {
                     roots.insert(inner);
                     last = Some(inner);
                 }
@@ -310,7 +310,7 @@ impl Mirror {
         }
         let inside = |root: &Prefix| {
             from(root)
-                .take_while(|scope| root.contains(scope.prefix()))
+                .take_while(|scope| root.contains(scope.as_str()))
                 .cloned()
                 .collect()
         };
@@ -429,7 +429,7 @@ impl Mirror {
         let again_at = Instant::now() + jittered(backoff.next_pause());
         self.denied.insert(root.clone(), Denied { again_at, backoff });
         if known.is_none() {
-            let scope = root.prefix();
+            let scope = root.as_str();
             tracing::warn!(
                 scope,
                 message,
@@ -450,7 +450,7 @@ impl Mirror {
         self.shown = true;
         for scope in &inside {
             if self.denied.remove(scope).is_some() {
-                tracing::info!(scope = scope.prefix(), "etcd allows reading the prefix again");
+                tracing::info!(scope = scope.as_str(), "etcd allows reading the prefix again");
             }
         }
         let Snapshot { revision, entries, .. } = snapshot;
@@ -493,7 +493,7 @@ impl Mirror {
     /// than the known one. Either the member lags behind, or etcd was restored after the prefixes were listed. In the
     /// second case the watches would silently wait for revisions in the far future.
     async fn check_revision(&mut self) -> std::result::Result<(), Interruption> {
-        let (_, revision) = self.connection.get(self.essential.prefix()).await?;
+        let (_, revision) = self.connection.get(self.essential.as_str()).await?;
         if revision < self.history.highest {
             return Err(Interruption::Restored);
         }

@@ -107,7 +107,7 @@ fn listed(mut kv: PbKeyValue) -> Option<(Key, KeyValue)> {
 
 /// Returns the first key after all keys of the prefix.
 pub(super) fn end_of(scope: &Prefix) -> Vec<u8> {
-    let mut end = scope.prefix().as_bytes().to_vec();
+    let mut end = scope.as_str().as_bytes().to_vec();
     *end.last_mut().expect("a prefix ends with '/'") += 1;
     end
 }
@@ -132,7 +132,7 @@ impl Connection {
     /// Lists the prefix at revision `at`, or at the newest revision. All pages are read at one revision.
     pub async fn range(&self, scope: &Prefix, at: Option<Revision>) -> Result<Snapshot> {
         let end = end_of(scope);
-        let mut from = scope.prefix().as_bytes().to_vec();
+        let mut from = scope.as_str().as_bytes().to_vec();
         let mut pin = at;
         let (mut page, mut most) = (FIRST_PAGE, PAGE);
         let mut entries = Vec::new();

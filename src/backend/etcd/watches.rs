@@ -139,7 +139,7 @@ impl Watches {
         let open = |endpoint: &Endpoint| {
             let mut client = endpoint.watch.clone();
             let options = options(id, scope, from);
-            async move { client.watch(scope.prefix(), Some(options)).await }
+            async move { client.watch(scope.as_str(), Some(options)).await }
         };
         let opened = self
             .connection
@@ -219,7 +219,7 @@ impl Watches {
                         self.last_id += 1;
                         let id = self.last_id;
                         let options = WatchOptions::new().with_watch_id(id);
-                        let _ = stream.sender.watch(self.essential.prefix(), Some(options)).await;
+                        let _ = stream.sender.watch(self.essential.as_str(), Some(options)).await;
                         self.commands.push_back(Command::Cancel { id });
                     }
                     self.probed_at = Some(Instant::now());
@@ -303,7 +303,7 @@ fn options(id: i64, scope: &Prefix, from: Revision) -> WatchOptions {
 
 async fn send(sender: &mut WatchRequestSender, command: &Command) -> std::result::Result<(), etcd_client::Error> {
     match command {
-        Command::Create { id, scope, from } => sender.watch(scope.prefix(), Some(options(*id, scope, *from))).await,
+        Command::Create { id, scope, from } => sender.watch(scope.as_str(), Some(options(*id, scope, *from))).await,
         Command::Cancel { id } => sender.cancel(*id).await,
     }
 }

@@ -98,7 +98,7 @@ impl Rig {
         let spec = self.spec(name);
         let previous = spec.previous.iter().flat_map(|previous| &previous.bindings);
         previous
-            .map(|binding| binding.format.scope().prefix().to_owned())
+            .map(|binding| binding.format.scope().as_str().to_owned())
             .collect()
     }
 }
@@ -237,7 +237,7 @@ async fn new_leader_applies_last_valid_spec_when_newest_is_invalid() {
     let scopes: Vec<&str> = spec
         .bindings
         .iter()
-        .map(|binding| binding.format.scope().prefix())
+        .map(|binding| binding.format.scope().as_str())
         .collect();
     assert_eq!(scopes, ["/services/shop/old/"]);
     let cache = next.cache();
@@ -281,7 +281,7 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
         settings
             .prefixes
             .iter()
-            .map(|scope| scope.prefix().to_owned())
+            .map(|scope| scope.as_str().to_owned())
             .collect::<Vec<_>>()
     };
     assert_eq!(

@@ -70,11 +70,11 @@ pub(super) async fn lease_groups(backend: &impl Backend, scopes: BTreeSet<Prefix
     }
     let (mut known, mut denied) = (LeaseGroups::default(), BTreeSet::new());
     for scope in scopes {
-        if known.of(scope.prefix()).is_some() {
+        if known.of(scope.as_str()).is_some() {
             continue;
         }
         let mut widest = scope.clone();
-        for folder in prefixes_around(scope.prefix()).map(Prefix::below) {
+        for folder in prefixes_around(scope.as_str()).map(Prefix::below) {
             if denied.contains(&folder) {
                 continue;
             }

@@ -200,7 +200,7 @@ impl<B: Backend> RegistryWorker<B> {
             if self.rights.deny(Thing::Prefix(scope.clone()), now) {
                 is_new = true;
                 tracing::warn!(
-                    registry = %self.name, scope = scope.prefix(), %key,
+                    registry = %self.name, scope = scope.as_str(), %key,
                     "etcd denies writing below this prefix; its keys stay as they are"
                 );
             }
@@ -295,7 +295,7 @@ impl<B: Backend> RegistryWorker<B> {
         for (thing, allowed) in probed {
             match (thing, allowed) {
                 (Thing::Prefix(scope), Some(true)) => {
-                    tracing::info!(registry = %self.name, scope = scope.prefix(), "etcd allows writing here again");
+                    tracing::info!(registry = %self.name, scope = scope.as_str(), "etcd allows writing here again");
                     self.planner.writing_allowed(&scope);
                     self.rights.denied.remove(&Thing::Prefix(scope));
                     self.rights.want(Due::Unknown);
@@ -364,8 +364,8 @@ impl<B: Backend> RegistryWorker<B> {
     /// Describes what etcd denies. None if it denies nothing.
     pub(super) fn denied_words(&self) -> Option<String> {
         let denied = self.planner.denied().map(|(scope, right)| match right {
-            Right::Read => format!("reading below {}", scope.prefix()),
-            Right::Write => format!("writing below {}", scope.prefix()),
+            Right::Read => format!("reading below {}", scope.as_str()),
+            Right::Write => format!("writing below {}", scope.as_str()),
         });
         Some(listed(denied, NAMED, "and")).filter(|words| !words.is_empty())
     }

@@ -30,7 +30,7 @@ pub fn context(endpoint: &Endpoint, id: &str, scope: &Prefix) -> Value {
         .iter()
         .map(|(name, value)| (name.clone(), Value::from(value)))
         .collect();
-    let prefix = scope.prefix();
+    let prefix = scope.as_str();
     let facts: BTreeMap<&str, Value> = BTreeMap::from([
         ("prefix", Value::from(prefix.strip_suffix('/').unwrap_or(prefix))),
         ("id", Value::from(id)),

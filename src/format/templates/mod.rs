@@ -91,7 +91,7 @@ impl Templates {
 /// Checks that a key is below `scope` and that consumers can read it. The error is a function that makes the
 /// [`TemplateError`].
 fn check_key(key: &str, scope: &Prefix) -> Result<(), impl FnOnce(TemplateLocation, &str) -> TemplateError + use<>> {
-    let prefix = scope.prefix().to_owned();
+    let prefix = scope.as_str().to_owned();
     let rest = key.strip_prefix(&*prefix);
     let problem = match rest {
         None => None,

@@ -73,7 +73,7 @@ pub(crate) fn any_record(rng: &mut Rng) -> String {
 pub(crate) fn records(input: &[u8]) -> String {
     let mut etcd = Etcd::new();
     let mut read = [0; 3];
-    let prefix = meta().prefix().prefix().to_owned();
+    let prefix = meta().prefix().as_str().to_owned();
     for line in String::from_utf8_lossy(input).lines().take(40) {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
         read_back(value.as_bytes(), &mut read);

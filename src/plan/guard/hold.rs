@@ -182,7 +182,7 @@ impl HeldKeys {
     }
 
     fn unknown_in(&self, prefix: &Prefix) -> usize {
-        let from = (Bound::Included(prefix.prefix()), Bound::Unbounded);
+        let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
         let behind = self.unknown.range::<str, _>(from);
         behind.take_while(|key| prefix.contains(key)).count()
     }

@@ -179,7 +179,7 @@ fn a_refused_transaction_names_the_scopes_and_leases_to_ask_about() {
     let (candidates, unconfirmed) = rig.planner.probe_candidates(ticket);
     let reported: Vec<_> = candidates
         .iter()
-        .map(|one| (one.prefix.prefix(), &one.keys[..]))
+        .map(|one| (one.prefix.as_str(), &one.keys[..]))
         .collect();
     assert_eq!(reported, [("/s/", &["/s/p".into()][..]), ("/t/", &["/t/q".into()][..])]);
     assert_eq!(unconfirmed, leases.into());

@@ -60,7 +60,7 @@ impl Mirror {
         let mut middle = 0;
         while low < high {
             let before = self.positions[middle].1 - 1;
-            match self.connection.get_at(self.essential.prefix(), Some(before)).await {
+            match self.connection.get_at(self.essential.as_str(), Some(before)).await {
                 Ok(_) => high = middle,
                 Err(error) if error.is_compacted() => low = middle + 1,
                 Err(error) => return Err(error),
