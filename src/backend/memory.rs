@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::{
     Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, PrefixChanges, Revision, Transaction,
-    TxnOutcome, Value,
+    TxnOutcome, Value, prefixes_around,
 };
 use crate::peer::PeerStatuses;
 
@@ -77,7 +77,7 @@ impl Content {
             None => drop(self.keys.remove(key)),
         }
         self.watches.retain(|watch| {
-            if !watch.prefixes.iter().any(|prefix| prefix.contains(key)) {
+            if !prefixes_around(key).any(|prefix| watch.prefixes.contains(prefix)) {
                 return !watch.out.is_closed();
             }
             let (key, held) = (key.clone(), held.clone());

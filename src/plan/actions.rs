@@ -412,8 +412,8 @@ impl Planner {
             (Some(_), Work::Changed(..) | Work::Key(_)) => false,
             (None, _) => true,
         };
-        // All claimed keys must be listed first, and their lease groups known. The list and `set_lease_groups` queue the
-        // work again.
+        // All claimed keys must be listed first, and their lease groups known. The list, or the answer about the groups,
+        // queues the work again.
         let is_claimed = |key: &Key| self.keys.first_claim(key).is_some() && mine(key);
         if groups
             .iter()

@@ -90,7 +90,7 @@ impl Planner {
     pub fn set_lease_groups(&mut self, groups: LeaseGroups) {
         self.leases.set_groups(groups);
         self.queue_grouped();
-        self.find_prefixes_without_group();
+        self.find_prefixes_without_group(None);
     }
 
     /// Adds the lease groups of prefixes whose group was not known.
@@ -102,7 +102,7 @@ impl Planner {
     /// Forgets the lease group of exactly `folder`, because its permissions may have changed.
     pub(super) fn forget_lease_group(&mut self, folder: &Prefix) {
         self.leases.forget_group(folder);
-        self.find_prefixes_without_group();
+        self.find_prefixes_without_group(Some(folder));
     }
 
     /// Queues the keys that have waited until the lease group of their prefix was known.
@@ -119,10 +119,10 @@ impl Planner {
         }
     }
 
-    fn find_prefixes_without_group(&mut self) {
+    fn find_prefixes_without_group(&mut self, folder: Option<&Prefix>) {
         let (leases, records) = (&self.leases, self.meta.prefix());
         let is_ungrouped = |prefix: &Prefix| prefix != records && leases.group_of(prefix.as_str()).is_none();
-        self.prefixes.find_ungrouped(is_ungrouped);
+        self.prefixes.find_ungrouped(folder, is_ungrouped);
     }
 
     /// The prefixes of all registrations.

@@ -27,8 +27,8 @@ impl Planner {
     }
 
     fn observe_prefix(&mut self, prefix: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
-        // It was listed just before it was dropped: no change of its keys would follow.
-        if !self.prefixes.is_wanted(&prefix) {
+        // The mirror follows a removal that it receives later: no change of the keys would follow.
+        if !self.prefixes.is_watched(&prefix) {
             return;
         }
         let is_first_list = !self.prefixes.is_listed(prefix.as_str());

@@ -6,6 +6,7 @@
 //! forbid is removed, even if the registration is suspended, unless the guard holds it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
 use super::by_prefix::ByPrefix;
 use super::in_flight::Ticket;
@@ -63,9 +64,13 @@ impl Permissions {
     /// Drops what etcd denies on `prefix` and below it, except below prefixes that are still watched.
     pub fn forget_prefix(&mut self, prefix: &Prefix, prefixes: &Prefixes) {
         self.unreadable.remove(prefix);
-        let is_watched = |inner: &Prefix| prefixes.is_inside_watched(inner.as_str());
-        self.unwritable
-            .retain(|inner, _| !prefix.contains(inner.as_str()) || is_watched(inner));
+        let behind = (Bound::Included(prefix.as_str()), Bound::Unbounded);
+        let behind = self.unwritable.range::<str, _>(behind).map(|(inner, _)| inner);
+        let inside = behind.take_while(|inner| prefix.contains(inner.as_str()));
+        let unwatched = inside.filter(|inner| !prefixes.is_inside_watched(inner.as_str()));
+        for inner in unwatched.cloned().collect::<Vec<_>>() {
+            self.unwritable.remove(&inner);
+        }
     }
 
     /// Sets what the rules forbid to `registration`. Returns whether more may be forbidden than before.
@@ -107,6 +112,9 @@ impl Planner {
 
     /// Records that etcd denies reading `prefix`.
     pub(super) fn reading_denied(&mut self, prefix: &Prefix) {
+        if !self.prefixes.is_watched(prefix) {
+            return;
+        }
         self.prefixes.set_unlisted(prefix);
         self.registrations.mark_changed_around(prefix);
         if self.permissions.unreadable.insert(prefix.clone()) {
@@ -127,6 +135,9 @@ impl Planner {
 
     /// Records that etcd denies writing below `prefix`; `key` is one key it refused.
     pub fn writing_denied(&mut self, prefix: &Prefix, key: &Key) {
+        if !self.prefixes.is_inside_watched(prefix.as_str()) {
+            return;
+        }
         self.permissions.unwritable.insert(prefix.clone(), key.clone());
         self.registrations.mark_changed_around(prefix);
     }

@@ -94,15 +94,24 @@ impl Prefixes {
         }
     }
 
-    /// Records that `prefix` was listed, and drops the lists of prefixes inside it.
+    /// Records that `prefix` was listed, and drops the lists of prefixes inside it. The list of an outer prefix stays.
     pub fn set_listed(&mut self, prefix: Prefix, without_lease: KeysWithoutLease) {
+        if self
+            .listed_around(prefix.as_str())
+            .is_some_and(|around| *around != prefix)
+        {
+            return;
+        }
         self.set_unlisted_inside(&prefix);
         self.listed.insert(prefix, without_lease);
     }
 
     /// Drops the lists of `prefix` and of all prefixes inside it.
     pub fn set_unlisted_inside(&mut self, prefix: &Prefix) {
-        let behind = self.listed.range::<str, _>(from(prefix)).map(|(inner, _)| inner);
+        let behind = self
+            .listed
+            .range::<str, _>(beginning_with(prefix))
+            .map(|(inner, _)| inner);
         let inside = behind.take_while(|inner| prefix.contains(inner.as_str()));
         for inner in inside.cloned().collect::<Vec<_>>() {
             self.listed.remove(&inner);
@@ -153,14 +162,14 @@ impl Prefixes {
         grouped.collect()
     }
 
-    /// Determines again which prefixes in use have no lease group.
-    pub fn find_ungrouped(&mut self, is_ungrouped: impl Fn(&Prefix) -> bool) {
-        let used = self
-            .wanted
-            .iter()
-            .filter(|(_, users)| **users > 0)
-            .map(|(prefix, _)| prefix);
-        self.without_group = used.filter(|prefix| is_ungrouped(prefix)).cloned().collect();
+    /// Determines again which prefixes in use have no lease group: all, or those inside `folder`.
+    pub fn find_ungrouped(&mut self, folder: Option<&Prefix>, is_ungrouped: impl Fn(&Prefix) -> bool) {
+        let first = folder.map_or("", Prefix::as_str);
+        let used = self.wanted.range::<str, _>((Bound::Included(first), Bound::Unbounded));
+        let used = used.take_while(|(prefix, _)| folder.is_none_or(|folder| folder.contains(prefix.as_str())));
+        let used = used.filter(|(_, users)| **users > 0).map(|(prefix, _)| prefix);
+        self.without_group
+            .extend(used.filter(|prefix| is_ungrouped(prefix)).cloned());
     }
 
     /// Whether no registration uses `prefix` any more, and it is still watched.
@@ -180,9 +189,9 @@ impl Prefixes {
         self.changed.insert(prefix.clone());
     }
 
-    /// Whether `prefix` may contain our keys.
-    pub fn is_wanted(&self, prefix: &Prefix) -> bool {
-        self.wanted.contains_key(prefix)
+    /// Whether the mirror lists and watches `prefix`, as far as it was told by [`Planner::take_changed_prefixes`].
+    pub fn is_watched(&self, prefix: &Prefix) -> bool {
+        self.watched.contains(prefix)
     }
 
     /// Whether `key`, or a prefix, lies in a watched prefix.
@@ -194,7 +203,10 @@ impl Prefixes {
     fn take_changes(&mut self, may_read: impl Fn(&str) -> bool) -> Option<PrefixChanges> {
         let mut changes = PrefixChanges::default();
         for changed in std::mem::take(&mut self.changed) {
-            let wanted = self.wanted.range::<str, _>(from(&changed)).map(|(prefix, _)| prefix);
+            let wanted = self
+                .wanted
+                .range::<str, _>(beginning_with(&changed))
+                .map(|(prefix, _)| prefix);
             let wanted = wanted.take_while(|prefix| changed.contains(prefix.as_str()));
             // It may be none of the wanted ones any more.
             let concerned: BTreeSet<Prefix> = wanted.chain([&changed]).cloned().collect();
@@ -219,7 +231,7 @@ impl Prefixes {
 }
 
 /// The range of a map that begins with `prefix`, and with the prefixes inside it.
-fn from(prefix: &Prefix) -> (Bound<&str>, Bound<&str>) {
+fn beginning_with(prefix: &Prefix) -> (Bound<&str>, Bound<&str>) {
     (Bound::Included(prefix.as_str()), Bound::Unbounded)
 }
 
@@ -280,8 +292,9 @@ impl Planner {
         for prefix in prefixes {
             let ours = |held: &KeyValue| self.leases.is_ours(held.lease);
             let is_used = |(_, state): (&Key, &KeyState)| state.held.as_ref().is_some_and(ours) || state.may_appear();
-            let is_former = self.prefixes.is_former(prefix.as_str()) && self.prefixes.is_listed(prefix.as_str());
-            if is_former && !self.keys.below(prefix.as_str()).any(is_used) {
+            // Of a prefix that may not be read, no key is known. One on our leases is found by the orphan collection.
+            let is_known = self.prefixes.is_listed(prefix.as_str()) || self.permissions.is_unreadable(prefix.as_str());
+            if is_known && self.prefixes.is_former(prefix.as_str()) && !self.keys.below(prefix.as_str()).any(is_used) {
                 self.prefixes.drop_former(prefix);
             }
         }
@@ -346,6 +359,8 @@ mod tests {
         prefixes.set_listed(Prefix::below("/a/b/"), KeysWithoutLease::default());
         let listed = |prefixes: &Prefixes| prefixes.listed.keys().cloned().collect::<Vec<_>>();
         assert_eq!(listed(&prefixes), ["/a/b/", "/a/d/", "/ab/"].map(Prefix::below));
+        prefixes.set_listed(Prefix::below("/a/b/c/"), KeysWithoutLease::default());
+        assert_eq!(listed(&prefixes).len(), 3, "the outer one has it");
         prefixes.set_unlisted_inside(&Prefix::below("/a/"));
         assert_eq!(listed(&prefixes), ["/ab/"].map(Prefix::below));
     }

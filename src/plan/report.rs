@@ -315,6 +315,7 @@ mod tests {
             };
             (Key::from(*key), held)
         };
+        assert!(planner.take_changed_prefixes().is_some());
         planner.observe(Observation::Snapshot {
             scope: Prefix::below("/s/"),
             revision: 1,

@@ -146,6 +146,30 @@ async fn what_lies_in_a_scope_that_may_not_be_read_is_followed_for_itself() {
 }
 
 #[tokio::test]
+async fn granted_outer_prefix_ends_the_denial_of_those_inside_it_with_one_list() {
+    let (cluster, connection) = enter(EtcdVersion::default(), &["/meta/"]).await;
+    let mut view = View::start(&connection, ["/meta/", "/z/", "/z/in/"]);
+    view.until_milestones("snapshot /meta/ denied /z/ denied /z/in/ complete ")
+        .await;
+    cluster.grant_prefix(USER, "/z/").await.expect("granted");
+    view.until("both prefixes", |view| {
+        view.read_at.contains_key(&Prefix::below("/z/")) && view.milestones.ends_with("complete ")
+    })
+    .await;
+    assert!(
+        view.milestones.ends_with("snapshot /z/in/ snapshot /z/ complete "),
+        "{}",
+        view.milestones
+    );
+    view.milestones.clear();
+    put(&cluster, "/z/in/1", "1", LeaseId::NONE).await;
+    view.until_equal(&cluster, "/z/").await;
+    // Longer than the pause between two attempts of a denied prefix.
+    view.assert_quiet(Duration::from_secs(11)).await;
+    assert_eq!(view.milestones, "");
+}
+
+#[tokio::test]
 async fn revoked_prefix_is_reported_when_the_view_is_rebuilt() {
     let (cluster, connection) = enter(EtcdVersion::default(), &["/meta/", "/a/", "/z/"]).await;
     let mut view = View::start(&connection, ["/meta/", "/a/", "/z/"]);

@@ -157,7 +157,7 @@ struct Mirror {
     backoff: JitteredBackoff,
 }
 
-/// A prefix with its own watch, and the prefixes inside it that may be read, including itself.
+/// A prefix with its own watch, and the wanted prefixes inside it, including itself.
 type Root = (Prefix, Vec<Prefix>);
 
 impl Mirror {
@@ -284,13 +284,17 @@ impl Mirror {
         }
     }
 
-    /// Returns the outermost prefixes around and inside `changed` that are wanted and may be read. Two watches on one key
-    /// would report each change twice, in no defined order. The prefixes of `tried` count as readable.
+    /// Returns the outermost prefixes around and inside `changed` that are wanted and may be read, each with all wanted
+    /// prefixes inside it. Two watches on one key would report each change twice, in no defined order. The prefixes of
+    /// `tried` count as readable.
     fn roots(&self, changed: &BTreeSet<Prefix>, tried: &BTreeSet<Prefix>) -> Vec<Root> {
         let readable = |scope: &&Prefix| tried.contains(*scope) || !self.denied.contains_key(*scope);
-        let from = |scope: &Prefix| {
-            let behind = (Bound::Included(scope.as_str()), Bound::Unbounded);
-            self.wanted.range::<str, _>(behind).filter(readable)
+        let inside = |outer: &Prefix| {
+            let behind = (Bound::Included(outer.as_str()), Bound::Unbounded);
+            let outer = outer.clone();
+            self.wanted
+                .range::<str, _>(behind)
+                .take_while(move |scope| outer.contains(scope.as_str()))
         };
         let mut roots: BTreeSet<&Prefix> = BTreeSet::new();
         for scope in changed {
@@ -301,20 +305,17 @@ impl Mirror {
             }
             let mut last: Option<&Prefix> = None;
             // In this order a prefix comes directly before all prefixes that it contains.
-            for inner in from(scope).take_while(|inner| scope.contains(inner.as_str())) {
+            for inner in inside(scope).filter(readable) {
                 if !last.is_some_and(|last| last.contains(inner.as_str())) {
                     roots.insert(inner);
                     last = Some(inner);
                 }
             }
         }
-        let inside = |root: &Prefix| {
-            from(root)
-                .take_while(|scope| root.contains(scope.as_str()))
-                .cloned()
-                .collect()
-        };
-        roots.into_iter().map(|root| (root.clone(), inside(root))).collect()
+        let roots = roots.into_iter();
+        roots
+            .map(|root| (root.clone(), inside(root).cloned().collect()))
+            .collect()
     }
 
     /// Lists and watches the changed prefixes that are not listed, and those of `tried` that were denied. Stops watching
@@ -341,6 +342,10 @@ impl Mirror {
             // A prefix that is denied now may contain others, which become roots in the next round.
             let is_denied = |(root, _): &&Root| self.denied.contains_key(root);
             let denied: BTreeSet<Prefix> = roots.iter().filter(is_denied).map(|(root, _)| root.clone()).collect();
+            for root in &denied {
+                watches.cancel(root);
+                self.listed.remove(root);
+            }
             // Sent before the watches are opened: opening may take a while, and the lists are complete already.
             if let Some(revision) = read.filter(|_| denied.is_empty()) {
                 self.send(Observation::Complete { revision }).await?;

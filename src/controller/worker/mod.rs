@@ -192,8 +192,8 @@ enum Done {
     Searched(PermissionProbe, backend::Result<Found>),
     /// Denied prefixes and leases were tried again.
     Probed(Probed),
-    /// etcd was asked which prefixes it grants together.
-    LeaseGroups(rights::Due, backend::Result<LeaseGroups>),
+    /// etcd was asked which prefixes it grants together: about all, or about those whose lease group was not known.
+    LeaseGroups(bool, backend::Result<LeaseGroups>),
 }
 
 /// Channels from the controller, and to and from the tasks that talk to this etcd while the Registry is served.
@@ -389,9 +389,8 @@ impl<B: Backend> RegistryWorker<B> {
         {
             // The mirror ends only with the process or with this worker.
             let _ = self.lines.scopes.send(changes);
-            self.rights.scopes_changed();
         }
-        self.ask_domains(now);
+        self.ask_for_lease_groups(now);
         self.probe(now);
         self.retry_rejected(now);
         self.reconcile(&cache, now);
@@ -426,7 +425,8 @@ impl<B: Backend> RegistryWorker<B> {
             self.guard_wakes_at(),
             self.planner.next_available_at(),
             self.credentials.wake_at(),
-            self.rights.wake_at(self.leads()),
+            self.rights
+                .wake_at(self.leads(), !self.planner.prefixes_without_lease_group().is_empty()),
         ];
         wakes.into_iter().flatten().min().expect("housekeeping has a time")
     }

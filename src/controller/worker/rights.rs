@@ -56,19 +56,11 @@ pub struct Rights {
     grants: Option<Grants>,
 }
 
-/// About which prefixes etcd is to be asked for lease groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Due {
-    /// Those without a known lease group.
-    Unknown,
-    /// All: the known lease groups may be stale.
-    All,
-}
-
 /// The state of the questions about lease groups.
 #[derive(Debug)]
 struct Grants {
-    due: Option<Due>,
+    /// Whether the known lease groups may be stale, so that etcd is asked about all prefixes.
+    are_stale: bool,
     asking: bool,
     not_before: Instant,
 }
@@ -93,47 +85,38 @@ impl Rights {
             not_before: Instant::now(),
             searched: BTreeSet::new(),
             grants: capabilities.has_permissions.then(|| Grants {
-                due: None,
+                are_stale: false,
                 asking: false,
                 not_before: Instant::now(),
             }),
         }
     }
 
-    /// Schedules questions about lease groups.
-    fn want(&mut self, due: Due) {
-        if let Some(grants) = &mut self.grants {
-            grants.due = grants.due.max(Some(due));
-        }
-    }
-
-    /// Records that keys may be written below new prefixes.
-    pub fn scopes_changed(&mut self) {
-        self.want(Due::Unknown);
-    }
-
     /// Records that the last answers about lease groups are old.
     pub fn may_have_changed(&mut self) {
-        self.want(Due::All);
+        if let Some(grants) = &mut self.grants {
+            grants.are_stale = true;
+        }
     }
 
     /// Schedules an immediate retry of everything: the credentials have changed, or this replica has just become the
     /// leader.
     pub fn are_others(&mut self, now: Instant) {
-        self.want(Due::All);
+        self.may_have_changed();
         self.not_before = now;
         for attempt in self.denied.values_mut() {
             attempt.at = now;
         }
     }
 
-    /// When to act again. Denied prefixes and leases are retried only while this replica `leads`.
-    pub fn wake_at(&self, leads: bool) -> Option<Instant> {
+    /// When to act again. Denied prefixes and leases are retried only while this replica `leads`. `lacks_groups`: the lease
+    /// group of a prefix is not known.
+    pub fn wake_at(&self, leads: bool, lacks_groups: bool) -> Option<Instant> {
         let tries = self.denied.values().map(|attempt| attempt.at).min();
         let probe = tries
             .map(|at| at.max(self.not_before))
             .filter(|_| leads && !self.probing);
-        let waiting = |grants: &&Grants| grants.due.is_some() && !grants.asking;
+        let waiting = |grants: &&Grants| (grants.are_stale || lacks_groups) && !grants.asking;
         let ask = self.grants.as_ref().filter(waiting).map(|grants| grants.not_before);
         probe.into_iter().chain(ask).min()
     }
@@ -218,7 +201,7 @@ impl<B: Backend> RegistryWorker<B> {
         }
         if is_new {
             // A prefix that was granted as a whole no longer is.
-            self.rights.want(Due::All);
+            self.rights.may_have_changed();
         }
         match search {
             PermissionProbe::Renewal(lease) => drop(self.rights.searched.remove(&lease)),
@@ -298,7 +281,6 @@ impl<B: Backend> RegistryWorker<B> {
                     tracing::info!(registry = %self.name, scope = scope.as_str(), "etcd allows writing here again");
                     self.planner.writing_allowed(&scope);
                     self.rights.denied.remove(&Thing::Prefix(scope));
-                    self.rights.want(Due::Unknown);
                     self.orphans.is_due();
                 }
                 (Thing::Lease(lease), Some(true)) => {
@@ -313,15 +295,16 @@ impl<B: Backend> RegistryWorker<B> {
     // ---- lease groups ----
 
     /// Asks etcd which prefixes it grants together, when there is something to ask.
-    pub(super) fn ask_domains(&mut self, now: Instant) {
+    pub(super) fn ask_for_lease_groups(&mut self, now: Instant) {
         let ready = |grants: &&mut Grants| !grants.asking && grants.not_before <= now;
         let Some(grants) = self.rights.grants.as_mut().filter(ready) else {
             return;
         };
-        let Some(due) = grants.due.take() else { return };
-        let scopes = match due {
-            Due::Unknown => self.planner.prefixes_without_lease_group().clone(),
-            Due::All => self.planner.data_prefixes(),
+        let about_all = std::mem::take(&mut grants.are_stale);
+        let scopes = if about_all {
+            self.planner.data_prefixes()
+        } else {
+            self.planner.prefixes_without_lease_group().clone()
         };
         if scopes.is_empty() {
             return;
@@ -329,32 +312,21 @@ impl<B: Backend> RegistryWorker<B> {
         grants.asking = true;
         let backend = self.backend.clone();
         self.tasks
-            .spawn(async move { super::Done::LeaseGroups(due, lease_groups(&backend, scopes).await) });
+            .spawn(async move { super::Done::LeaseGroups(about_all, lease_groups(&backend, scopes).await) });
     }
 
     /// Takes in which prefixes etcd grants together: all of them, or those that were not known.
-    pub(super) fn lease_groups_listed(&mut self, due: Due, reported: backend::Result<LeaseGroups>) {
-        if let Some(grants) = &mut self.rights.grants {
-            grants.asking = false;
-        }
+    pub(super) fn lease_groups_listed(&mut self, about_all: bool, reported: backend::Result<LeaseGroups>) {
+        let Some(grants) = &mut self.rights.grants else { return };
+        grants.asking = false;
         match reported {
-            Ok(groups) => {
-                if due == Due::Unknown {
-                    self.planner.add_lease_groups(groups);
-                } else if *self.planner.lease_groups() != groups {
-                    self.planner.set_lease_groups(groups);
-                }
-                // New prefixes may have been added while etcd was asked.
-                if !self.planner.prefixes_without_lease_group().is_empty() {
-                    self.rights.want(Due::Unknown);
-                }
-            }
+            Ok(groups) if !about_all => self.planner.add_lease_groups(groups),
+            Ok(groups) if *self.planner.lease_groups() == groups => {}
+            Ok(groups) => self.planner.set_lease_groups(groups),
             Err(error) => {
                 tracing::debug!(registry = %self.name, %error, "cannot ask etcd what it grants; trying again");
-                self.rights.want(Due::All);
-                if let Some(grants) = &mut self.rights.grants {
-                    grants.not_before = Instant::now() + ASK_AGAIN;
-                }
+                grants.are_stale = true;
+                grants.not_before = Instant::now() + ASK_AGAIN;
             }
         }
     }

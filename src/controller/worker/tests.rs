@@ -1,6 +1,7 @@
 //! Tests of a worker without an etcd: its actions and reports as time passes and its tasks end.
 
 mod holds;
+mod lease_groups;
 mod newer;
 
 use std::time::Duration;

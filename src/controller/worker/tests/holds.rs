@@ -32,6 +32,7 @@ async fn missing_from_a_list() -> Rig {
         revision: 1,
         entries: keys.iter().map(|key| (key.clone(), held.clone())).collect(),
     };
+    assert!(rig.worker.planner.take_changed_prefixes().is_some());
     rig.worker.observe(data);
     rig.worker.observe(records);
     rig.worker.observe(Observation::Complete { revision: 1 });
