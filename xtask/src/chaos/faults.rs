@@ -31,6 +31,7 @@ pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
         }
         FaultKind::OperatorCutOff => cut_off(scene, planned).await?,
         FaultKind::SlowLink => slow_link(scene, planned).await?,
+        FaultKind::SlowEtcdLink => slow_etcd_links(scene, planned).await?,
         FaultKind::OperatorsKill => all_operators(scene, planned.lasts).await?,
         FaultKind::OperatorsGone => all_operators(scene, scene.terms.ttl + planned.lasts).await?,
         FaultKind::MemberKill | FaultKind::MemberPause => one_member(scene, planned).await?,
@@ -153,6 +154,25 @@ async fn slow_link(scene: &Scene, planned: &PlannedFault) -> Result<(String, Eff
     Ok((target, Effect::on_all(false)))
 }
 
+/// Delays what one operator and every member of the etcd send each other, each way by up to 0.3 s: three round trips fit
+/// into the time between two renewals of a session, so that no session ends.
+async fn slow_etcd_links(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
+    let leader = scene.leader();
+    let chosen = victim(leader, planned.pick, scene.operators.len());
+    let round_trip = Duration::from_millis(100 + (planned.pick >> 8) % 500);
+    let links = scene.etcd.links(chosen);
+    for slowed in join_all(links.iter().map(|link| link.slow(round_trip))).await {
+        slowed?;
+    }
+    sleep(planned.lasts).await;
+    for healed in join_all(links.iter().map(testbed::Link::heal)).await {
+        healed?;
+    }
+    let name = scene.operators[chosen].name();
+    let target = format!("{name}{}, by {} ms", role(leader, chosen), round_trip.as_millis());
+    Ok((target, Effect::on_all(false)))
+}
+
 /// Pauses an operator that has just been given work, and undoes that work while it is away: some of it is written, some is
 /// under way, and what it still has in hand when it wakes is wrong.
 async fn pause_at_work(scene: &Scene, operator: &Operator, planned: &PlannedFault) -> Result<()> {
@@ -195,6 +215,7 @@ async fn all_operators(scene: &Scene, lasts: Duration) -> Result<(String, Effect
 /// Starts an operator that has ended and waits until it serves.
 async fn start(scene: &Scene, operator: &Operator) -> Result<()> {
     operator.restart().await?;
+    scene.etcd.introduce(&scene.operators);
     if let Err(error) = operator.wait_ready(READY).await {
         died(
             scene,

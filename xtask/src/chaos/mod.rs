@@ -1,7 +1,7 @@
 //! `cargo xtask chaos`: a random workload under random faults, and a checker of what consumers could observe.
 //!
 //! - [`plan`]: what a seed stands for. [`manifests`]: what it is made of.
-//! - [`scene`]: the bed and what is known of it; [`workload`], [`nodes`], [`stranger`] and [`faults`] carry the plan out on
+//! - [`scene`]: the bed and what is known of it; [`etcd_links`]: how operators reach etcd; [`workload`], [`nodes`], [`stranger`] and [`faults`] carry the plan out on
 //!   it.
 //! - [`recorder`] and the test bed's history of etcd see what happens; [`record`] is what they saw.
 //! - [`wanted`], [`cluster`], [`wishes`], [`orders`]: what keys should hold by it. [`holders`]: what they held. [`weather`]: when the servers were well.
@@ -11,6 +11,7 @@
 
 mod checker;
 mod cluster;
+mod etcd_links;
 mod faults;
 mod holders;
 mod manifests;

@@ -85,7 +85,7 @@ impl Rounds {
             FaultKind::OperatorStall => (4_000, 8_000),
             // From what is over before it is noticed to what a standby replica has to end.
             FaultKind::OperatorCutOff => (3_000, 35_000),
-            FaultKind::SlowLink => (2_000, 15_000),
+            FaultKind::SlowLink | FaultKind::SlowEtcdLink => (2_000, 15_000),
             // Added to the TTL.
             FaultKind::OperatorsGone => (3_000, 4_000),
             FaultKind::MemberKill | FaultKind::QuorumLoss => (500, 7_000),

@@ -199,6 +199,8 @@ pub enum FaultKind {
     OperatorCutOff,
     /// An operator's way to kube-apiserver is slow.
     SlowLink,
+    /// An operator's way to etcd is slow.
+    SlowEtcdLink,
     /// All operators are killed, for less than a TTL.
     OperatorsKill,
     /// All operators are down for longer than a TTL.
@@ -221,13 +223,14 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::OperatorKill,
         Self::OperatorRestart,
         Self::OperatorPause,
         Self::OperatorStall,
         Self::OperatorCutOff,
         Self::SlowLink,
+        Self::SlowEtcdLink,
         Self::OperatorsKill,
         Self::OperatorsGone,
         Self::MemberKill,
@@ -248,6 +251,7 @@ impl FaultKind {
             | Self::OperatorStall
             | Self::OperatorCutOff
             | Self::SlowLink
+            | Self::SlowEtcdLink
             | Self::OperatorsKill
             | Self::OperatorsGone => Part::Operators,
             Self::MemberKill | Self::MemberPause | Self::MemberReplacement | Self::QuorumLoss | Self::Compaction => {
@@ -267,6 +271,7 @@ impl fmt::Display for FaultKind {
             Self::OperatorStall => "operator paused, longer than its session",
             Self::OperatorCutOff => "operator cut off from kube-apiserver",
             Self::SlowLink => "operator's link to kube-apiserver slow",
+            Self::SlowEtcdLink => "operator's links to etcd slow",
             Self::OperatorsKill => "all operators killed, shorter than a TTL",
             Self::OperatorsGone => "all operators down, longer than a TTL",
             Self::MemberKill => "etcd member killed",

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::{
     checker::{self, Terms, Violation},
+    etcd_links::EtcdLinks,
     manifests,
     plan::{APPS, NODES},
     record::{Fault, Moment, Record, Span, Strange},
@@ -47,6 +48,8 @@ pub struct Scene {
     pub operators: Vec<Operator>,
     /// The way of each operator to kube-apiserver.
     pub links: Vec<Link>,
+    /// The ways of all operators to etcd.
+    pub etcd: EtcdLinks,
     pub history: History,
     pub recorder: Recorder,
     pub namespace: Namespace,
@@ -94,11 +97,12 @@ impl Scene {
         let epoch = Instant::now();
         let history = History::watch(bed.registry(), "", 0).await?;
         let ttl = u32::try_from(config.terms.ttl.as_secs()).expect("it fits");
-        let registry = manifests::registry(&bed.registry().endpoints(), ttl);
+        let network = Network::start(bed.logs()).await?;
+        let etcd = EtcdLinks::open(&network, bed.registry(), config.operators).await?;
+        let registry = manifests::registry(&etcd.endpoints(), ttl);
         bed.objects().apply(registry).await?;
         let namespace = bed.namespace_named(manifests::NAMESPACE).await?;
         let recorder = Recorder::begin(&bed.client(), epoch);
-        let network = Network::start(bed.logs()).await?;
         let mut links = Vec::new();
         for _ in 0..config.operators {
             links.push(network.link(bed.control_plane().address()).await?);
@@ -117,12 +121,14 @@ impl Scene {
             Operator::start(&bed, operator)
         };
         let operators = (0..config.operators).map(start).collect::<Result<Vec<_>, _>>()?;
+        etcd.introduce(&operators);
         for operator in &operators {
             operator.wait_ready(READY).await?;
         }
         Ok(Self {
             operators,
             links,
+            etcd,
             history,
             recorder,
             namespace,

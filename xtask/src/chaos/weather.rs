@@ -21,6 +21,8 @@ struct Trouble {
     kubernetes: bool,
     /// An operator has an old view of Kubernetes.
     cut_off: bool,
+    /// It delays writes, by less than what the checker allows while the servers are well.
+    only_delays: bool,
     halts: Option<Span>,
 }
 
@@ -42,6 +44,7 @@ impl Weather {
             Trouble {
                 span,
                 cut_off,
+                only_delays: fault.kind == FaultKind::SlowEtcdLink,
                 kubernetes: cut_off || fault.kind.part() == Part::Kubernetes,
                 halts: fault.halts.then_some(fault.span),
             }
@@ -52,9 +55,10 @@ impl Weather {
         }
     }
 
-    /// The longest stretch of a span without any trouble.
+    /// The longest stretch of a span without any trouble that keeps an operator from writing.
     pub fn longest_calm(&self, span: Span) -> Duration {
-        let mut troubles: Vec<Span> = self.troubles.iter().map(|trouble| trouble.span).collect();
+        let troubles = self.troubles.iter().filter(|trouble| !trouble.only_delays);
+        let mut troubles: Vec<Span> = troubles.map(|trouble| trouble.span).collect();
         troubles.sort_by_key(|trouble| trouble.from);
         let (mut longest, mut calm_since) = (Duration::ZERO, span.from);
         for trouble in troubles {

@@ -115,13 +115,14 @@ impl Story {
 
     pub fn fault(&mut self, kind: FaultKind, from: f64, to: f64, halts: bool) {
         let span = span(from, to);
+        let is_slow = matches!(kind, FaultKind::SlowLink | FaultKind::SlowEtcdLink);
         let target = "one".to_owned();
         self.record.faults.push(Fault {
             kind,
             target,
             span,
             halts,
-            relieved: kind.part() == Part::Operators && !halts,
+            relieved: kind.part() == Part::Operators && !halts && !is_slow,
         });
     }
 
@@ -203,6 +204,38 @@ fn operator_cut_off_from_kubernetes_excuses_a_ghost_until_a_takeover() {
     assert!(story.kinds().contains(&Kind::Ghost));
     story.record.faults[0].relieved = false;
     assert_eq!(story.kinds(), []);
+}
+
+#[test]
+fn slow_links_to_etcd_excuse_a_late_write_but_no_ghost_loss_or_lapse() {
+    // A change that is over when it is written.
+    let late = |kind: Option<FaultKind>| {
+        let mut story = Story::registered();
+        story.ready(20.0, false);
+        story.ready(20.5, true);
+        story.delete(KEY, 22.0);
+        story.ours(22.1, VALUE);
+        if let Some(kind) = kind {
+            story.fault(kind, 19.0, 30.0, false);
+        }
+        story.kinds()
+    };
+    assert_eq!(late(None), [Kind::Flap]);
+    assert_eq!(late(Some(FaultKind::SlowEtcdLink)), []);
+    let long = |kind: FaultKind| {
+        let mut story = Story::registered();
+        story.ready(20.0, false);
+        story.delete(KEY, 32.0);
+        story.ready(40.0, true);
+        story.ours(52.0, VALUE);
+        story.lapse(70.0);
+        story.put(RECORD, 70.0, "{}", LEASE);
+        story.ours(70.1, VALUE);
+        story.fault(kind, 19.0, 80.0, false);
+        story.kinds()
+    };
+    assert_eq!(long(FaultKind::SlowEtcdLink), [Kind::Ghost, Kind::Loss, Kind::Lapse]);
+    assert_eq!(long(FaultKind::SlowLink), [Kind::Lapse]);
 }
 
 #[test]
