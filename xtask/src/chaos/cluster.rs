@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    record::{Moment, Node, Pod, Service, Sight},
+    record::{Moment, Node, Pod, Registry, Service, Sight},
     wanted::{Registers, Registration},
 };
 
@@ -17,6 +17,7 @@ pub struct Cluster {
     pub registrations: BTreeMap<String, Registration>,
     pub nodes: BTreeMap<String, Node>,
     pub services: BTreeMap<String, Service>,
+    pub registries: BTreeMap<String, Registry>,
 }
 
 /// What a registration has keys for, by its name.
@@ -33,10 +34,25 @@ impl Cluster {
     pub fn take(&mut self, sight: &Sight) -> bool {
         match sight {
             Sight::Pod(name, pod) => put(&mut self.pods, name, pod.as_ref()),
-            Sight::Registration(name, registration) => put(&mut self.registrations, name, registration.as_ref()),
+            Sight::Registration(name, registration) => {
+                let registration = registration.as_ref().map(|one| self.allowing(one));
+                put(&mut self.registrations, name, registration.as_ref())
+            }
             Sight::Node(name, node) => put(&mut self.nodes, name, node.as_ref()),
             Sight::Service(name, service) => put(&mut self.services, name, service.as_ref()),
+            Sight::Registry(name, registry) => {
+                let is_new = put(&mut self.registries, name, registry.as_ref());
+                let allowing = |(name, one): (&String, &Registration)| (name.clone(), self.allowing(one));
+                self.registrations = self.registrations.iter().map(allowing).collect();
+                is_new
+            }
         }
+    }
+
+    /// A registration with what its Registry allows.
+    fn allowing(&self, registration: &Registration) -> Registration {
+        let registry = self.registries.get(registration.registry()).cloned();
+        registration.with_allowed(&registry.unwrap_or_default().node_labels)
     }
 
     /// The keys of a registration for a subject.
@@ -109,10 +125,14 @@ impl Cluster {
                 Sight::Registration(one, _) if one != name => continue,
                 Sight::Service(one, _) if registration.service() != Some(one) => continue,
                 Sight::Service(..) if of_pods => continue,
-                Sight::Pod(..) | Sight::Registration(..) | Sight::Service(..) if of_nodes => {
+                Sight::Registry(one, _) if registration.registry() != one => continue,
+                Sight::Registry(..) if of_pods => self.pods.keys().cloned().map(Subject::Pod).collect(),
+                Sight::Pod(..) | Sight::Registration(..) | Sight::Service(..) | Sight::Registry(..) if of_nodes => {
                     self.nodes.keys().cloned().map(Subject::Node).collect()
                 }
-                Sight::Pod(..) | Sight::Registration(..) | Sight::Service(..) => vec![Subject::Addresses],
+                Sight::Pod(..) | Sight::Registration(..) | Sight::Service(..) | Sight::Registry(..) => {
+                    vec![Subject::Addresses]
+                }
             };
             touched.extend(subjects.into_iter().map(|subject| (name.clone(), subject)));
         }

@@ -29,9 +29,9 @@ pub fn deployment_gate(number: usize) -> Option<Value> {
     is_gated(number).then(|| json!({"spec": {"template": {"spec": {"readinessGates": gates}}}}))
 }
 
-/// A label of nodes that registrations may publish, because the Registry allows it.
+/// A label of nodes that registrations may publish while the Registry allows it, as it does at first.
 pub const RACK: &str = "example.org/rack";
-/// A label of nodes that no registration may publish.
+/// Another one, which the Registry does not allow at first.
 pub const COST: &str = "example.org/cost-center";
 
 /// The label of nodes that load balancers may not use.
@@ -56,6 +56,12 @@ pub fn registry(endpoints: &[String], ttl_seconds: u32) -> Value {
             "nodeLabels": [RACK],
         },
     })
+}
+
+/// Sets the labels of nodes that the Registry allows to those that `pick` falls to.
+pub fn allowed_labels(pick: u64) -> Value {
+    let lists: [&[&str]; 4] = [&[], &[RACK], &[COST], &[RACK, COST]];
+    json!({"spec": {"nodeLabels": lists[super::rng::index(pick, 4)]}})
 }
 
 /// The name of a Deployment, and the label of its pods.
@@ -201,7 +207,7 @@ fn add_facts(spec: &mut Value, shape: u64) {
     }
 }
 
-/// Attributes from labels of nodes: one that is always allowed, one that the Registry allows, and one that it does not.
+/// Attributes from labels of nodes: one that is always allowed, and two that depend on the Registry.
 fn add_node_labels(spec: &mut Value, shape: u64) {
     let labels = [("place", ZONE), ("cell", RACK), ("cost", COST)];
     let attributes = labels.iter().enumerate().filter(|(i, _)| (shape >> (40 + i)) & 1 == 1);
@@ -234,6 +240,25 @@ pub fn node_use(pick: u64) -> Value {
     }
 }
 
+/// The type of addresses of a registration, if it names one: half of the time the one that it has mostly.
+fn address(slot: usize, shape: u64) -> Option<&'static str> {
+    let mostly = slot.checked_sub(REGISTRATIONS).map(|i| ADDRESSES[i]);
+    let others = [
+        None,
+        Some("HostIP"),
+        Some("NodePort"),
+        Some("ClusterIP"),
+        Some("ExternalIP"),
+        Some("LoadBalancer"),
+    ];
+    let address = match bits(shape, 54, 2) {
+        0 => mostly,
+        _ => others[super::rng::index(shape >> 55, others.len())],
+    };
+    // The pods of Deployments have no host ports, so that their gates would wait for nothing.
+    address.filter(|address| *address != "HostIP" || !is_gated(slot % APPS))
+}
+
 /// A registration in one of its many shapes. Whatever its shape, no other registration wants its keys.
 pub fn registration(slot: usize, shape: u64) -> Value {
     let name = registration_name(slot);
@@ -244,30 +269,36 @@ pub fn registration(slot: usize, shape: u64) -> Value {
     };
     let mut spec = json!({"ports": ports, "formats": formats(&name, shape)});
     let app = app(slot % APPS);
-    let address = slot.checked_sub(REGISTRATIONS).map(|i| ADDRESSES[i]);
+    let address = address(slot, shape);
     if let Some(address) = address {
         spec["address"] = json!({"type": address});
+    }
+    if address == Some("NodePort") && bits(shape, 50, 2) == 0 {
+        // Every node has an internal address, so that each of these can be carried out.
+        let types = [
+            json!(["InternalIP"]),
+            json!(["InternalIP", "ExternalIP"]),
+            json!(["ExternalIP", "InternalIP"]),
+        ];
+        spec["address"]["nodeAddressTypes"] = types[super::rng::index(shape >> 51, types.len())].clone();
     }
     if address == Some("NodePort") && spec["formats"][0]["type"] == "Plain" {
         // Only this value has a place for the weight.
         spec["formats"][0]["plain"]["value"] = json!("JSON");
     }
+    let of_pods = matches!(address, None | Some("HostIP"));
+    // No pod has a host port for it, so that gates would wait for nothing.
+    if address == Some("HostIP") && spec["ports"] == json!([{"name": "admin", "port": ADMIN}]) {
+        spec["ports"] = json!([{"name": "grpc"}]);
+    }
     match address {
-        Some("HostIP") => {
-            // No pod has a host port for it, so that gates would wait for nothing.
-            let admin = json!([{"name": "admin", "port": ADMIN}]);
-            if spec["ports"] == admin {
-                spec["ports"] = json!([{"name": "grpc"}]);
-            }
-            spec["selector"] = json!({"matchLabels": {"app": app}});
-        }
-        None if bits(shape, 38, 2) == 0 => spec["selector"] = json!({"matchLabels": {"app": app}}),
+        None | Some("HostIP") if bits(shape, 38, 2) == 0 => spec["selector"] = json!({"matchLabels": {"app": app}}),
         _ => spec["service"] = json!({"name": app}),
     }
-    if slot < REGISTRATIONS && bits(shape, 44, 8) < 3 {
+    if of_pods && bits(shape, 44, 8) < 3 {
         spec["minReadySeconds"] = json!(bits(shape, 44, 8) + 1);
     }
-    if slot < REGISTRATIONS && bits(shape, 48, 3) == 0 {
+    if address.is_none() && bits(shape, 48, 3) == 0 {
         spec["address"] = json!({"ipFamilies": ["IPv4", "IPv6"]});
     }
     add_facts(&mut spec, shape);

@@ -1,6 +1,9 @@
 //! What the workload does to nodes.
 
-use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
+use k8s_openapi::{
+    api::core::v1::{Node, NodeAddress},
+    jiff::Timestamp,
+};
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -35,6 +38,25 @@ pub async fn reserve(scene: &Scene, number: usize, pick: u64) -> Result<()> {
     let is_label = pick.is_multiple_of(3);
     let number = if is_label { number } else { number.max(1) };
     change(scene, number, &node_use(pick)).await
+}
+
+/// Gives a node an address that is reached from outside, or takes it away.
+pub async fn reach(scene: &Scene, number: usize, pick: u64) -> Result<()> {
+    let nodes = Api::<Node>::all(scene.bed.client());
+    let node = nodes.get(&name(number)).await?;
+    let mut addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
+    addresses.retain(|one| one.type_ != "ExternalIP");
+    if pick.is_multiple_of(2) {
+        addresses.push(NodeAddress {
+            type_: "ExternalIP".to_owned(),
+            address: format!("198.51.100.{}", 1 + (pick >> 8) % 200),
+        });
+    }
+    let change = Patch::Merge(json!({"status": {"addresses": addresses}}));
+    nodes
+        .patch_status(&name(number), &PatchParams::default(), &change)
+        .await?;
+    Ok(())
 }
 
 /// Makes a node ready, or unready, whichever it is not. The first node stays ready, so that pods can run.

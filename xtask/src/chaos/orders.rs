@@ -1,12 +1,15 @@
 //! What a key could hold by one who saw the objects of a time in another order than they were seen here: a watch of one kind
 //! knows nothing of those of other kinds.
 
-use std::{collections::BTreeMap, ops::RangeInclusive};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+};
 
 use super::{
     record::{Moment, Node, Pod, Span},
-    wanted::{Registers, Registration},
-    wishes::{Wishes, alive, named},
+    wanted::Registration,
+    wishes::{State, Wishes, alive, named},
 };
 
 /// Whether a value is right in another order of what was seen.
@@ -30,7 +33,9 @@ impl Wishes {
         };
         for states in self.registrations.values().map(|states| alive(states, within)) {
             let specs = states.iter().filter_map(|state| state.value);
-            for registration in specs.filter(|one| one.prefixes().any(|prefix| key.starts_with(prefix))) {
+            let specs = specs.filter(|one| one.prefixes().any(|prefix| key.starts_with(prefix)));
+            for registration in specs.flat_map(|one| self.by_registry(one, within)) {
+                let registration = registration.as_ref();
                 for state in pods.iter().filter(|state| state.to > known) {
                     let Some(pod) = state.value else { continue };
                     let keys = self.keys_on_nodes(registration, name, pod, within);
@@ -76,50 +81,71 @@ impl Wishes {
     }
 
     /// Whether a key of a node or of an address of a Service could have this value, or be gone, by one who saw the objects of
-    /// this time in another order. That is open when two of these have changed: the registration, its Service, the node, and
-    /// the pods that serve. While not all was well it is enough that several pods did, because a list has no order.
+    /// this time in another order. That is open when two of these have changed: the registration, its Registry, its Service,
+    /// the node, and the pods that serve. While not all was well it is enough that several pods did, because a list has no
+    /// order.
     pub fn service_could_be(&self, key: &str, value: Option<&str>, within: Span, well: bool) -> bool {
-        self.registrations.values().any(|states| {
-            let specs = alive(states, within);
-            let known: Vec<&Registration> = specs.iter().filter_map(|state| state.value).collect();
-            let is_near = |one: &&&Registration| one.prefixes().any(|prefix| key.starts_with(prefix));
-            let Some(near) = known.iter().find(is_near).filter(|one| !one.registers().are_pods()) else {
-                return false;
-            };
-            let name = (near.registers() == Registers::Nodes).then(|| named(key));
-            let nodes = name.map(|name| self.nodes.get(name).map(|states| alive(states, within)));
-            let nodes = nodes.map(Option::unwrap_or_default);
-            let services = near.service().and_then(|service| self.services.get(service));
-            let services = services.map(|states| alive(states, within)).unwrap_or_default();
-            let varies = |range: RangeInclusive<usize>| range.start() != range.end();
-            let pods_changed = known.iter().any(|one| {
-                varies(self.serving(one, None, within)) || name.is_some() && varies(self.serving(one, name, within))
-            });
-            let node_changed = nodes.as_ref().is_some_and(|nodes| nodes.len() > 1);
-            let changed = [specs.len() > 1, services.len() > 1, node_changed, pods_changed];
-            if changed.iter().filter(|changed| **changed).count() < 2 && (well || !pods_changed) {
-                return false;
-            }
-            if value.is_none() && (known.len() < specs.len() || services.iter().any(|state| state.value.is_none())) {
-                return true;
-            }
-            // One for an address, which is on no node.
-            let nodes: Vec<Option<&Node>> = match &nodes {
-                Some(nodes) => nodes.iter().map(|state| state.value).collect(),
-                None => vec![None],
-            };
-            known.iter().any(|one| {
-                let services = services.iter().filter_map(|state| state.value);
-                let mut both = services.flat_map(|service| nodes.iter().map(move |node| (service, *node)));
-                both.any(|(service, node)| {
-                    let mut counts = self.serving(one, name.filter(|_| service.local), within);
-                    counts.any(|count| {
-                        let keys = match name {
-                            Some(name) => node.map(|node| one.node_keys(name, node, service, count)),
-                            None => Some(one.address_keys(service, count)),
-                        };
-                        keys.unwrap_or_default().get(key).map(String::as_str) == value
-                    })
+        self.registrations
+            .values()
+            .any(|states| self.could_be_by(&alive(states, within), key, value, within, well))
+    }
+
+    /// The same by one registration, which had these states in that time.
+    fn could_be_by(
+        &self,
+        specs: &[State<'_, Registration>],
+        key: &str,
+        value: Option<&str>,
+        within: Span,
+        well: bool,
+    ) -> bool {
+        let known: Vec<&Registration> = specs.iter().filter_map(|state| state.value).collect();
+        let is_near = |one: &&&Registration| one.prefixes().any(|prefix| key.starts_with(prefix));
+        let of_services = || known.iter().filter(|one| !one.registers().are_pods());
+        let Some(near) = of_services().find(is_near) else {
+            return false;
+        };
+        // One for an address, which is on no node.
+        let name = Some(named(key)).filter(|name| self.nodes.contains_key(*name));
+        let nodes = name.map(|name| self.nodes.get(name).map(|states| alive(states, within)));
+        let nodes = nodes.map(Option::unwrap_or_default);
+        let services = near.service().and_then(|service| self.services.get(service));
+        let services = services.map(|states| alive(states, within)).unwrap_or_default();
+        let varies = |range: RangeInclusive<usize>| range.start() != range.end();
+        let pods_changed = of_services().any(|one| {
+            varies(self.serving(one, None, within)) || name.is_some() && varies(self.serving(one, name, within))
+        });
+        let node_changed = nodes.as_ref().is_some_and(|nodes| nodes.len() > 1);
+        let registry = self.registries.get(near.registry());
+        let registry_changed = registry.is_some_and(|states| alive(states, within).len() > 1);
+        let none = BTreeSet::new();
+        let own: Vec<Option<Registration>> = specs
+            .iter()
+            .map(|state| state.value.map(|one| one.with_allowed(&none)))
+            .collect();
+        let edited = own.windows(2).any(|pair| pair[0] != pair[1]);
+        let changed = [edited, registry_changed, services.len() > 1, node_changed, pods_changed];
+        if changed.iter().filter(|changed| **changed).count() < 2 && (well || !pods_changed) {
+            return false;
+        }
+        if value.is_none() && (known.len() < specs.len() || services.iter().any(|state| state.value.is_none())) {
+            return true;
+        }
+        let nodes: Vec<Option<&Node>> = match &nodes {
+            Some(nodes) => nodes.iter().map(|state| state.value).collect(),
+            None => vec![None],
+        };
+        known.iter().flat_map(|one| self.by_registry(one, within)).any(|one| {
+            let services = services.iter().filter_map(|state| state.value);
+            let mut both = services.flat_map(|service| nodes.iter().map(move |node| (service, *node)));
+            both.any(|(service, node)| {
+                let mut counts = self.serving(&one, name.filter(|_| service.local), within);
+                counts.any(|count| {
+                    let keys = match name {
+                        Some(name) => node.map(|node| one.node_keys(name, node, service, count)),
+                        None => Some(one.address_keys(service, count)),
+                    };
+                    keys.unwrap_or_default().get(key).map(String::as_str) == value
                 })
             })
         })

@@ -9,7 +9,8 @@ use super::{record::FaultKind, rng::Rng};
 pub const APPS: usize = 3;
 /// Registrations go by a number below this; there are more than apps, so that pods are registered twice.
 pub const REGISTRATIONS: usize = 4;
-/// The types of addresses of the registrations with numbers from there on: what leads to pods.
+/// The types of addresses that the registrations with numbers from there on have mostly; the others have the addresses of
+/// pods mostly.
 pub const ADDRESSES: [&str; 6] = [
     "NodePort",
     "NodePort",
@@ -163,6 +164,10 @@ pub enum Action {
     ToggleNode { node: usize },
     /// A node is excluded from load balancers, marked for removal or made unschedulable, or that is undone.
     ReserveNode { node: usize, pick: u64 },
+    /// A node gets an address that is reached from outside, or loses it.
+    ReachNode { node: usize, pick: u64 },
+    /// The Registry allows other labels of nodes to be published.
+    AllowLabels { pick: u64 },
     /// The traffic of a Service goes to pods of the node that it reaches, or of all nodes.
     Route { app: usize, local: bool },
     /// A Service gets other external IPs, or its load balancer other addresses.
@@ -198,6 +203,8 @@ impl Action {
             Self::RelabelNode { .. } => "node relabelled",
             Self::ToggleNode { .. } => "node's readiness toggled",
             Self::ReserveNode { .. } => "node excluded, marked, cordoned or restored",
+            Self::ReachNode { .. } => "node's external address added or removed",
+            Self::AllowLabels { .. } => "Registry's list of node labels changed",
             Self::Route { .. } => "Service's traffic policy changed",
             Self::Lead { .. } => "Service's addresses changed",
             Self::StrangerNear { .. } => "foreign client wrote a key of its own",
@@ -233,7 +240,7 @@ impl Iterator for Actions {
         let mut slot_of = |n: usize| super::rng::index(rng.next(), n);
         let (app, slot, registration) = (slot_of(APPS), slot_of(BARE_PODS), slot_of(SLOTS));
         let node = slot_of(NODES);
-        let (chance, pick) = (rng.below(128), rng.next());
+        let (chance, pick) = (rng.below(134), rng.next());
         let action = match chance {
             0..12 => Action::Scale {
                 app,
@@ -266,6 +273,8 @@ impl Iterator for Actions {
             116..120 => Action::Readdress { pick },
             120..123 => Action::DeletePods { app },
             123 => Action::UnregisterAll,
+            124..127 => Action::ReachNode { node, pick },
+            127..130 => Action::AllowLabels { pick },
             _ => Action::Lead { app, pick },
         };
         Some((pause, action))
@@ -309,6 +318,6 @@ mod tests {
     #[test]
     fn every_action_is_planned_sooner_or_later() {
         let names: BTreeSet<_> = Actions::new(1).take(1000).map(|(_, action)| action.name()).collect();
-        assert_eq!(names.len(), 23);
+        assert_eq!(names.len(), 25);
     }
 }

@@ -1,6 +1,10 @@
 //! What was seen and done in a run, as data on one clock: all that the checker knows.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use testbed::Event;
 
@@ -72,13 +76,19 @@ pub enum Sight {
     Node(String, Option<Node>),
     /// A Service, by its name.
     Service(String, Option<Service>),
+    /// A Registry, by its name.
+    Registry(String, Option<Registry>),
 }
 
 impl Sight {
     /// The name of the object.
     pub fn name(&self) -> &str {
         match self {
-            Self::Pod(name, _) | Self::Registration(name, _) | Self::Node(name, _) | Self::Service(name, _) => name,
+            Self::Pod(name, _)
+            | Self::Registration(name, _)
+            | Self::Node(name, _)
+            | Self::Service(name, _)
+            | Self::Registry(name, _) => name,
         }
     }
 }
@@ -126,8 +136,17 @@ pub struct Node {
     pub ready: bool,
     /// Whether load balancers may not use it, be it ready or not.
     pub excluded: bool,
-    /// The IPv4 address at which it is reached from outside, or else inside.
-    pub address: Option<String>,
+    /// The IPv4 address at which it is reached from outside.
+    pub external: Option<String>,
+    /// The IPv4 address at which it is reached inside.
+    pub internal: Option<String>,
+}
+
+/// What matters of a Registry.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Registry {
+    /// The labels of nodes that registrations may publish, besides those that they always may.
+    pub node_labels: BTreeSet<String>,
 }
 
 /// What matters of a Service.

@@ -18,7 +18,7 @@ use tokio::{task::JoinHandle, time::sleep};
 use super::{
     cluster::Cluster,
     manifests::{EXCLUDE, GATE, NAMESPACE, TO_BE_DELETED},
-    record::{Gate, Moment, Node, Pod, Service, ServicePort, Sight, Sighting, Span},
+    record::{Gate, Moment, Node, Pod, Registry, Service, ServicePort, Sight, Sighting, Span},
     wanted::Registration,
 };
 
@@ -28,7 +28,7 @@ const RESPITE: Duration = Duration::from_millis(100);
 /// The recorder of Kubernetes, until this value is dropped.
 pub struct Recorder {
     seen: Arc<Mutex<Seen>>,
-    tasks: [JoinHandle<()>; 4],
+    tasks: [JoinHandle<()>; 5],
 }
 
 #[derive(Clone, Default)]
@@ -71,6 +71,12 @@ impl Recorder {
                 epoch,
                 |name, service| Sight::Service(name, service.map(read_service)),
             )),
+            tokio::spawn(follow(
+                watcher(registries(client.clone()), watcher::Config::default()),
+                seen.clone(),
+                epoch,
+                |name, registry| Sight::Registry(name, registry.map(read_registry)),
+            )),
         ];
         Self { seen, tasks }
     }
@@ -102,6 +108,12 @@ pub fn registrations(client: Client) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("leasehold.dev", "v1alpha1", "ServiceRegistration");
     let kind = ApiResource::from_gvk_with_plural(&kind, "serviceregistrations");
     Api::namespaced_with(client, NAMESPACE, &kind)
+}
+
+/// All Registries.
+pub fn registries(client: Client) -> Api<DynamicObject> {
+    let kind = GroupVersionKind::gvk("leasehold.dev", "v1alpha1", "Registry");
+    Api::all_with(client, &ApiResource::from_gvk_with_plural(&kind, "registries"))
 }
 
 impl Drop for Recorder {
@@ -241,11 +253,11 @@ fn read_node(node: &v1::Node) -> Node {
         let mut addresses = addresses.iter().filter(|one| one.type_ == kind);
         addresses.find(|one| one.address.contains('.'))
     };
-    let address = address("ExternalIP").or_else(|| address("InternalIP"));
     Node {
         ready: conditions.any(|one| one.type_ == "Ready" && one.status == "True"),
         excluded: labels.contains_key(EXCLUDE) || is_removed || node.metadata.deletion_timestamp.is_some(),
-        address: address.map(|one| one.address.clone()),
+        external: address("ExternalIP").map(|one| one.address.clone()),
+        internal: address("InternalIP").map(|one| one.address.clone()),
         labels,
     }
 }
@@ -265,6 +277,14 @@ fn read_service(service: &v1::Service) -> Service {
         ingress: ingress.filter_map(|one| one.ip.or(one.hostname)).collect(),
         local: spec.external_traffic_policy.as_deref() == Some("Local"),
         ports: spec.ports.into_iter().flatten().map(port).collect(),
+    }
+}
+
+fn read_registry(object: &DynamicObject) -> Registry {
+    let labels = object.data["spec"]["nodeLabels"].as_array();
+    let labels = labels.into_iter().flatten();
+    Registry {
+        node_labels: labels.filter_map(|label| Some(label.as_str()?.to_owned())).collect(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A bed with operators, both recorders, and the log of what was broken and done.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -267,7 +267,9 @@ impl Scene {
             let wanted = shape.and_then(|shape| shape.parse().ok());
             let wanted = wanted.and_then(|shape| Registration::read(&manifests::annotated(number, shape)));
             let kept = registrations.get(&name);
-            (kept != wanted.as_ref())
+            // What its Registry allows is not the question.
+            let kept = kept.map(|one| one.with_allowed(&BTreeSet::new()));
+            (kept != wanted)
                 .then(|| format!("the registration {name} is {kept:?}, by the annotations of its Service {wanted:?}"))
         };
         services.into_iter().filter_map(difference).collect()

@@ -1,7 +1,10 @@
 //! Which keys a registration promises: written from what its definition says (`kubectl explain svcreg.spec`),
 //! not from how the operator does it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::Value;
 
@@ -34,6 +37,12 @@ pub struct Registration {
     weight: Option<u64>,
     version: Option<String>,
     min_ready: Duration,
+    /// The types of addresses of nodes, the preferred one first.
+    node_addresses: Vec<NodeAddress>,
+    /// The name of its Registry.
+    registry: String,
+    /// The labels of nodes that its Registry allows, besides those that are always allowed.
+    allowed: BTreeSet<String>,
     /// Whether a pod is registered with its addresses of both families.
     both: bool,
 }
@@ -55,6 +64,13 @@ impl Registers {
     pub fn are_pods(self) -> bool {
         matches!(self, Self::Pods | Self::HostPorts)
     }
+}
+
+/// A type of addresses of nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NodeAddress {
+    External,
+    Internal,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -115,6 +131,11 @@ impl Registration {
             Some(["IPv4", "IPv6"]) => true,
             Some(_) => return None,
         };
+        let types = spec["address"]["nodeAddressTypes"].as_array();
+        let node_addresses = match types {
+            None => vec![NodeAddress::External, NodeAddress::Internal],
+            Some(types) => types.iter().map(node_address).collect::<Option<_>>()?,
+        };
         let of = text(&spec["service"]["name"]);
         Some(Self {
             // A Service selects the pods of the app of its name.
@@ -131,10 +152,31 @@ impl Registration {
             weight: spec["weight"].as_u64(),
             version: text(&spec["version"]["fromLabel"]),
             min_ready: Duration::from_secs(spec["minReadySeconds"].as_u64().unwrap_or_default()),
+            node_addresses,
+            registry: text(&spec["registryRef"]["name"]).unwrap_or_else(|| "default".to_owned()),
+            allowed: BTreeSet::new(),
             both,
             namespace,
             service,
         })
+    }
+
+    /// The name of its Registry.
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The labels of nodes that its Registry allows, besides those that are always allowed.
+    pub fn allowed(&self) -> &BTreeSet<String> {
+        &self.allowed
+    }
+
+    /// The same while its Registry allows these labels of nodes.
+    pub fn with_allowed(&self, allowed: &BTreeSet<String>) -> Self {
+        Self {
+            allowed: allowed.clone(),
+            ..self.clone()
+        }
     }
 
     /// The prefixes below which it writes, each with its slash.
@@ -196,6 +238,14 @@ fn attributes(list: &Value) -> Option<(BTreeMap<String, String>, BTreeMap<String
         };
     }
     Some((values, labels))
+}
+
+fn node_address(kind: &Value) -> Option<NodeAddress> {
+    match kind.as_str()? {
+        "ExternalIP" => Some(NodeAddress::External),
+        "InternalIP" => Some(NodeAddress::Internal),
+        _ => None,
+    }
 }
 
 fn port(port: &Value) -> Option<Port> {
@@ -310,7 +360,8 @@ pub mod tests {
             labels: labels.collect(),
             ready: true,
             excluded: false,
-            address: Some("192.0.2.1".to_owned()),
+            external: None,
+            internal: Some("192.0.2.1".to_owned()),
         }
     }
 

@@ -1,10 +1,13 @@
 //! What each key should have held at each time, by what was seen in Kubernetes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use super::{
     cluster::{Cluster, Subject},
-    record::{Moment, Node, Pod, Service, Sight, Sighting, Span},
+    record::{Moment, Node, Pod, Registry, Service, Sight, Sighting, Span},
     wanted::{Registration, SECOND},
 };
 
@@ -25,6 +28,7 @@ pub struct Wishes {
     pub(super) registrations: Timelines<Registration>,
     pub(super) nodes: Timelines<Node>,
     pub(super) services: Timelines<Service>,
+    pub(super) registries: Timelines<Registry>,
 }
 
 /// What objects were, by their names, each state with its begin.
@@ -63,7 +67,7 @@ impl Derivation {
         if !self.cluster.take(sight) {
             return;
         }
-        self.wishes.remember(at, sight);
+        self.wishes.remember(at, sight, &self.cluster);
         let mut touched = self.cluster.touched(sight);
         if let Sight::Registration(name, _) = sight {
             touched.extend(self.pairs.keys().filter(|(one, _)| one == name).cloned());
@@ -118,12 +122,24 @@ impl Wishes {
         derivation.wishes
     }
 
-    fn remember(&mut self, at: Moment, sight: &Sight) {
+    fn remember(&mut self, at: Moment, sight: &Sight, cluster: &Cluster) {
         match sight {
             Sight::Pod(name, pod) => add(&mut self.pods, name, at, pod.as_ref()),
-            Sight::Registration(name, registration) => add(&mut self.registrations, name, at, registration.as_ref()),
+            Sight::Registration(name, _) => {
+                add(&mut self.registrations, name, at, cluster.registrations.get(name));
+            }
             Sight::Node(name, node) => add(&mut self.nodes, name, at, node.as_ref()),
             Sight::Service(name, service) => add(&mut self.services, name, at, service.as_ref()),
+            Sight::Registry(name, registry) => {
+                add(&mut self.registries, name, at, registry.as_ref());
+                // Each of its registrations may be another one by that.
+                for (one, registration) in &cluster.registrations {
+                    let last = self.registrations.get(one).and_then(|states| states.last());
+                    if last.is_none_or(|(_, last)| last.as_ref() != Some(registration)) {
+                        add(&mut self.registrations, one, at, Some(registration));
+                    }
+                }
+            }
         }
     }
 
@@ -167,6 +183,18 @@ impl Wishes {
             }];
         }
         known
+    }
+
+    /// A registration by each list of labels of nodes that its Registry allowed at some time of a span.
+    pub fn by_registry<'a>(&self, registration: &'a Registration, within: Span) -> Vec<Cow<'a, Registration>> {
+        let states = self.registries.get(registration.registry()).into_iter();
+        let states = states.flat_map(|states| alive(states, within));
+        let lists = states
+            .filter_map(|state| state.value)
+            .map(|registry| &registry.node_labels);
+        let others = lists.filter(|list| *list != registration.allowed());
+        let others = others.map(|list| Cow::Owned(registration.with_allowed(list)));
+        [Cow::Borrowed(registration)].into_iter().chain(others).collect()
     }
 
     /// What each registration was, one state after the other.

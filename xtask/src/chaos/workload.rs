@@ -15,8 +15,8 @@ use tokio::{
 
 use super::{
     manifests::{
-        API, EXTERNAL_IPS, NAMESPACE, PORTS, annotations, app, bare_pod, load_balancer, new_pod, no_annotations,
-        node_labels, registration, registration_name,
+        API, EXTERNAL_IPS, NAMESPACE, PORTS, allowed_labels, annotations, app, bare_pod, load_balancer, new_pod,
+        no_annotations, node_labels, registration, registration_name,
     },
     nodes,
     plan::{APPS, Action, Actions, BARE_PODS},
@@ -97,6 +97,12 @@ impl Workload<'_> {
             Action::RelabelNode { node, pick } => nodes::change(scene, node, &node_labels(pick)).await?,
             Action::ToggleNode { node } => nodes::toggle(scene, node).await?,
             Action::ReserveNode { node, pick } => nodes::reserve(scene, node, pick).await?,
+            Action::ReachNode { node, pick } => nodes::reach(scene, node, pick).await?,
+            Action::AllowLabels { pick } => {
+                let change = Patch::Merge(allowed_labels(pick));
+                let registries = recorder::registries(scene.bed.client());
+                registries.patch("default", &PatchParams::default(), &change).await?;
+            }
             Action::Route { app: number, local } => {
                 let policy = if local { "Local" } else { "Cluster" };
                 self.change_service(number, &json!({"spec": {"externalTrafficPolicy": policy}}))

@@ -52,14 +52,16 @@ pub fn too_early(scene: &Scene<'_>, key: &str, touch: &Touch, within: Span, know
     ))
 }
 
-/// From when on a pod that has been ready since a moment could be registered by any spec that there was since.
+/// From when on a pod that has been ready since a moment could be registered by any spec of pods that there was since.
 fn available(specs: &[State<'_, Registration>], since: Moment, within: Span) -> Moment {
     let span = Span {
         from: within.from.min(since),
         to: within.to,
     };
     let specs = specs.iter().filter(|spec| spec.span().meets(span));
-    let least = specs.filter_map(|spec| spec.value).map(Registration::min_ready).min();
+    let specs = specs.filter_map(|spec| spec.value);
+    let specs = specs.filter(|spec| spec.registers().are_pods());
+    let least = specs.map(Registration::min_ready).min();
     since + least.unwrap_or_default()
 }
 

@@ -5,6 +5,8 @@
 //! faults that were injected ([`Weather`]). Pure: no server, no clock.
 
 #[cfg(test)]
+mod edit_tests;
+#[cfg(test)]
 mod family_tests;
 mod foreign;
 mod gates;

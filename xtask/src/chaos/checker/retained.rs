@@ -1,5 +1,6 @@
 //! What an edit leaves in place: as long as a stranger holds a key that the newest spec newly asks for, a pod keeps the
-//! keys of the spec before, and gets none of the new ones. See `kubectl explain svcreg.status.lastSynced`.
+//! keys of the spec before, and gets none of the new ones. It also keeps them if it does not have a port that the newest
+//! spec asks for, and that of the spec before. See `kubectl explain svcreg.status.lastSynced`.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use crate::chaos::{
 };
 
 /// How many specs back the one may lie that was carried out last.
-const DEPTH: usize = 8;
+const DEPTH: usize = 16;
 
 /// When which keys are as the spec before asks for.
 #[derive(Debug, Default)]
@@ -30,9 +31,6 @@ impl Retained {
     pub fn of(wishes: &Wishes, touches: &BTreeMap<String, Vec<Touch>>) -> Self {
         let taken = taken(touches);
         let mut retained = Self::default();
-        if taken.is_empty() {
-            return retained;
-        }
         for specs in wishes.registration_states() {
             for (i, newest) in specs.iter().enumerate() {
                 let Some(spec) = newest.value else { continue };
@@ -46,9 +44,21 @@ impl Retained {
                     for node in wishes.node_states(pod, both) {
                         let alive = meet(both, node.span());
                         let wanted = spec.keys(name, pod, node.value);
-                        if wanted.keys().any(|key| taken.contains_key(key.as_str())) {
-                            let had = earlier.iter().map(|spec| spec.keys(name, pod, node.value));
-                            retained.add_barred(alive, &wanted, &had.collect::<Vec<_>>(), &taken);
+                        let is_barred = wanted.keys().any(|key| taken.contains_key(key.as_str()));
+                        let lacks = spec.lacks_port(pod);
+                        if !is_barred && !lacks {
+                            continue;
+                        }
+                        // What the Registry allows holds for the spec before, too.
+                        let former = earlier.iter().filter(|one| !lacks || !one.lacks_port(pod));
+                        let former = former.flat_map(|one| [(*one).clone(), one.with_allowed(spec.allowed())]);
+                        let had: Vec<_> = former.map(|one| one.keys(name, pod, node.value)).collect();
+                        if lacks {
+                            for had in &had {
+                                retained.add(alive, &wanted, had);
+                            }
+                        } else {
+                            retained.add_barred(alive, &wanted, &had, &taken);
                         }
                     }
                 }

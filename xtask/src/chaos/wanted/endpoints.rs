@@ -4,11 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::{REGION, Registers, Registration, SECOND, Style, Target, ZONE};
-use crate::chaos::{
-    manifests::RACK,
-    record::{Node, Pod, Service, ServicePort},
-};
+use super::{NodeAddress, REGION, Registers, Registration, SECOND, Style, Target, ZONE};
+use crate::chaos::record::{Node, Pod, Service, ServicePort};
 
 impl Registration {
     /// The keys that a pod on a node is to have once it has been ready for long enough, with their values as
@@ -47,13 +44,24 @@ impl Registration {
         keys
     }
 
+    /// Whether a pod that it registers does not have one of the ports that it asks for.
+    pub fn lacks_port(&self, pod: &Pod) -> bool {
+        let lacks = |target: &Target| match target {
+            Target::Named(wanted) if self.registers == Registers::HostPorts => !pod.host_ports.contains_key(wanted),
+            Target::Named(wanted) => !pod.ports.contains_key(wanted),
+            Target::Number(_) => self.registers == Registers::HostPorts,
+        };
+        self.registers.are_pods() && self.selects(pod) && self.ports.iter().any(|port| lacks(&port.target))
+    }
+
     /// The keys that a node is to have of a Service that so many pods serve: with local traffic, so many on this node.
     pub fn node_keys(&self, name: &str, node: &Node, service: &Service, serving: usize) -> BTreeMap<String, String> {
-        let Some(address) = node
-            .address
-            .as_ref()
-            .filter(|_| node.ready && !node.excluded && serving > 0)
-        else {
+        let mut addresses = self.node_addresses.iter().filter_map(|kind| match kind {
+            NodeAddress::External => node.external.as_ref(),
+            NodeAddress::Internal => node.internal.as_ref(),
+        });
+        let is_used = self.registers == Registers::Nodes && node.ready && !node.excluded && serving > 0;
+        let Some(address) = addresses.next().filter(|_| is_used) else {
             return BTreeMap::new();
         };
         let pods = u64::try_from(serving).expect("it fits");
@@ -103,7 +111,7 @@ impl Registration {
 
     /// The attributes of an endpoint on a node.
     fn attributes(&self, node: Option<&Node>) -> BTreeMap<String, String> {
-        let is_published = |label: &str| matches!(label, ZONE | REGION | RACK);
+        let is_published = |label: &str| matches!(label, ZONE | REGION) || self.allowed.contains(label);
         let labels = self.node_labels.iter().filter(|(_, label)| is_published(label));
         let of_node = labels.filter_map(|(name, label)| Some((name.clone(), node?.labels.get(label)?.clone())));
         self.metadata.clone().into_iter().chain(of_node).collect()
@@ -223,18 +231,44 @@ mod tests {
     }
 
     #[test]
+    fn a_node_is_registered_with_the_preferred_address_that_it_has() {
+        let address = |types: Value, external: Option<&str>| {
+            let spec =
+                json!({"service": {"name": "orders"}, "address": {"type": "NodePort", "nodeAddressTypes": types}});
+            let node = Node {
+                external: external.map(str::to_owned),
+                ..node(&[])
+            };
+            let mut keys = registration(&spec)
+                .node_keys("n1", &node, &service(false), 1)
+                .into_values();
+            keys.next()
+        };
+        let (inside, outside) = (
+            Some("192.0.2.1:30080".to_owned()),
+            Some("198.51.100.1:30080".to_owned()),
+        );
+        let external = Some("198.51.100.1");
+        assert_eq!(address(Value::Null, external), outside);
+        assert_eq!(address(Value::Null, None), inside);
+        assert_eq!(address(json!(["InternalIP", "ExternalIP"]), external), inside);
+        assert_eq!(address(json!(["ExternalIP"]), None), None);
+    }
+
+    #[test]
     fn attributes_are_from_labels_of_nodes_that_the_registry_allows() {
         let from = |name: &str, label: &str| json!({"name": name, "fromNodeLabel": label});
         let registration = registration(&json!({
             "formats": [{"type": "Plain", "plain": {"value": "JSON"}}],
-            "attributes": [from("place", ZONE), from("cell", RACK), from("cost", "example.org/cost"), from("area", REGION)],
+            "attributes": [from("place", ZONE), from("cell", "example.org/rack"), from("cost", "example.org/cost"), from("area", REGION)],
         }));
+        let registration = registration.with_allowed(&["example.org/rack".to_owned()].into());
         let metadata = |node: Option<&Node>| {
             let keys = registration.keys("a", &pod(true), node);
             let value: Value = serde_json::from_str(&keys["/services/shop/orders/a"]).expect("JSON");
             (value["zone"].clone(), value["metadata"].clone())
         };
-        let labels = [(ZONE, "z1"), (RACK, "r1"), ("example.org/cost", "c1")];
+        let labels = [(ZONE, "z1"), ("example.org/rack", "r1"), ("example.org/cost", "c1")];
         let expected = (json!("z1"), json!({"place": "z1", "cell": "r1"}));
         assert_eq!(metadata(Some(&node(&labels))), expected);
         assert_eq!(metadata(Some(&node(&[]))), (Value::Null, Value::Null));
