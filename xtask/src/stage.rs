@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use testbed::{Bed, BedConfig, EtcdVersion, Operator, OperatorConfig, Tool, build_operator};
+use testbed::{Bed, BedConfig, EtcdVersion, Operator, OperatorConfig, Security, Tool, build_operator};
 
 use crate::error::Result;
 
@@ -25,11 +25,17 @@ pub struct StageConfig {
 }
 
 /// Starts a bed with an etcd of so many members, and says so.
-pub async fn start_bed(etcd_version: EtcdVersion, etcd_members: usize, nodes: usize) -> Result<Bed> {
+pub async fn start_bed(
+    etcd_version: EtcdVersion,
+    etcd_members: usize,
+    etcd_security: Option<Security>,
+    nodes: usize,
+) -> Result<Bed> {
     eprintln!("starting a control plane and etcd {etcd_version} ...");
     let config = BedConfig {
         etcd_version,
         etcd_members,
+        etcd_security,
         nodes,
         ..BedConfig::default()
     };
@@ -48,7 +54,7 @@ impl Stage {
     pub async fn set(config: &StageConfig) -> Result<Self> {
         let binary = build(config.etcd_version).await?;
         let begin = Instant::now();
-        let bed = start_bed(config.etcd_version, config.etcd_members, 1).await?;
+        let bed = start_bed(config.etcd_version, config.etcd_members, None, 1).await?;
         bed.apply_crds().await?;
         let endpoints = bed.registry().endpoints();
         bed.create_registry("default", &endpoints, config.registry_ttl).await?;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     error::{Doing, Error, Result},
-    etcd::{EtcdCluster, EtcdConfig},
+    etcd::{EtcdCluster, EtcdConfig, Security},
     kubernetes::{ControlPlane, Namespace, Objects, client_by},
     process::Folder,
     rights::Identity,
@@ -30,6 +30,8 @@ pub struct BedConfig {
     pub etcd_members: usize,
     /// Further flags of its members.
     pub etcd_args: Vec<String>,
+    /// Its members speak https with their clients; http if none.
+    pub etcd_security: Option<Security>,
     /// Simulated nodes `node-0` in `zone-0`, `node-1` in `zone-1`, ...
     pub nodes: usize,
 }
@@ -40,6 +42,7 @@ impl Default for BedConfig {
             etcd_version: EtcdVersion::default(),
             etcd_members: 1,
             etcd_args: Vec::new(),
+            etcd_security: None,
             nodes: 1,
         }
     }
@@ -65,6 +68,7 @@ impl Bed {
             version: config.etcd_version,
             members: config.etcd_members,
             args: config.etcd_args,
+            security: config.etcd_security,
             ..EtcdConfig::default()
         };
         let (registry, control_plane) = tokio::try_join!(

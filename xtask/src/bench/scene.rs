@@ -70,7 +70,7 @@ impl Scene {
             Ok::<_, Error>(operator)
         };
         let binary = tokio::task::spawn_blocking(build).await.expect("it does not panic")?;
-        let bed = start_bed(etcd, 1, 1).await?;
+        let bed = start_bed(etcd, 1, None, 1).await?;
         bed.apply_crds().await?;
         bed.create_registry("default", &bed.registry().endpoints(), 30).await?;
         let operator = Operator::start(&bed, OperatorConfig::new("operator-0", binary))?;

@@ -1,7 +1,7 @@
 //! `cargo xtask chaos`: a random workload under random faults, and a checker of what consumers could observe.
 //!
 //! - [`plan`]: what a seed stands for. [`manifests`]: what it is made of.
-//! - [`scene`]: the bed and what is known of it; [`etcd_links`]: how operators reach etcd; [`workload`], [`nodes`], [`stranger`] and [`faults`] carry the plan out on
+//! - [`scene`]: the bed and what is known of it; [`etcd_links`] and [`access`]: how operators reach and enter etcd; [`workload`], [`nodes`], [`stranger`] and [`faults`] carry the plan out on
 //!   it.
 //! - [`recorder`] and the test bed's history of etcd see what happens; [`record`] is what they saw.
 //! - [`wanted`], [`cluster`], [`wishes`], [`orders`]: what keys should hold by it. [`holders`]: what they held. [`weather`]: when the servers were well.
@@ -9,6 +9,7 @@
 //!
 //! Nothing here may use the crate `leasehold`: what decides about the operator shares no code with it.
 
+mod access;
 mod checker;
 mod cluster;
 mod etcd_links;
@@ -74,6 +75,9 @@ pub struct Options {
     /// Number of operators, named operator-0, operator-1, ...
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     operators: u8,
+    /// Let etcd require TLS, client certificates and a user, whose credentials change during the run
+    #[arg(long)]
+    etcd_tls_auth: bool,
 }
 
 fn minutes(text: &str) -> Result<f64, String> {
@@ -88,14 +92,19 @@ pub async fn run(options: &Options) -> Result<()> {
     let mut signals = Signals::listen()?;
     let seed = options.seed.unwrap_or_else(rng::any_seed);
     let command = format!(
-        "cargo xtask chaos --minutes {} --seed {seed} --etcd-version {} --etcd-members {} --operators {}",
-        options.minutes, options.etcd_version, options.etcd_members, options.operators
+        "cargo xtask chaos --minutes {} --seed {seed} --etcd-version {} --etcd-members {} --operators {}{}",
+        options.minutes,
+        options.etcd_version,
+        options.etcd_members,
+        options.operators,
+        if options.etcd_tls_auth { " --etcd-tls-auth" } else { "" }
     );
     println!("{command}");
     let config = SceneConfig {
         etcd_version: options.etcd_version,
         etcd_members: options.etcd_members.into(),
         operators: options.operators.into(),
+        etcd_tls_auth: options.etcd_tls_auth,
         terms: terms(),
     };
     let scene = signals.unless_signalled(Box::pin(Scene::set(config))).await?;

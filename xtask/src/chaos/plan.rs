@@ -93,6 +93,8 @@ impl Rounds {
             // Twice: before the learner comes, and before it is promoted.
             FaultKind::MemberReplacement => (0, 3_000),
             FaultKind::MemberPause | FaultKind::ApiserverKill | FaultKind::ApiserverPause => (500, 8_000),
+            // Between the two steps.
+            FaultKind::CredentialRotation => (0, 1_500),
             FaultKind::Compaction => (0, 1),
         };
         PlannedFault {

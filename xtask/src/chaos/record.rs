@@ -232,6 +232,8 @@ pub enum FaultKind {
     MemberReplacement,
     /// So many members are killed that the etcd has no quorum.
     QuorumLoss,
+    /// The operators' password or client certificate is replaced.
+    CredentialRotation,
     /// The etcd forgets its past.
     Compaction,
     /// kube-apiserver is killed and started again.
@@ -242,7 +244,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::OperatorKill,
         Self::OperatorRestart,
         Self::OperatorPause,
@@ -256,6 +258,7 @@ impl FaultKind {
         Self::MemberPause,
         Self::MemberReplacement,
         Self::QuorumLoss,
+        Self::CredentialRotation,
         Self::Compaction,
         Self::ApiserverKill,
         Self::ApiserverPause,
@@ -273,9 +276,12 @@ impl FaultKind {
             | Self::SlowEtcdLink
             | Self::OperatorsKill
             | Self::OperatorsGone => Part::Operators,
-            Self::MemberKill | Self::MemberPause | Self::MemberReplacement | Self::QuorumLoss | Self::Compaction => {
-                Part::Etcd
-            }
+            Self::MemberKill
+            | Self::MemberPause
+            | Self::MemberReplacement
+            | Self::QuorumLoss
+            | Self::CredentialRotation
+            | Self::Compaction => Part::Etcd,
             Self::ApiserverKill | Self::ApiserverPause => Part::Kubernetes,
         }
     }
@@ -297,6 +303,7 @@ impl fmt::Display for FaultKind {
             Self::MemberPause => "etcd member paused",
             Self::MemberReplacement => "etcd member replaced",
             Self::QuorumLoss => "etcd quorum lost",
+            Self::CredentialRotation => "credentials for etcd replaced",
             Self::Compaction => "etcd compacted",
             Self::ApiserverKill => "kube-apiserver killed",
             Self::ApiserverPause => "kube-apiserver paused",

@@ -10,10 +10,11 @@ use std::{
 use k8s_openapi::api::core::v1;
 use kube::{Api, ResourceExt, api::ListParams};
 use serde_json::Value;
-use testbed::{Bed, EtcdVersion, History, Kind, Link, Namespace, Network, Operator, OperatorConfig};
+use testbed::{Authority, Bed, EtcdVersion, History, Kind, Link, Namespace, Network, Operator, OperatorConfig};
 use tokio::time::sleep;
 
 use super::{
+    access::{self, Access},
     checker::{self, Terms, Violation},
     etcd_links::EtcdLinks,
     manifests,
@@ -39,6 +40,8 @@ pub struct SceneConfig {
     pub etcd_version: EtcdVersion,
     pub etcd_members: usize,
     pub operators: usize,
+    /// Whether etcd requires TLS, client certificates and a user.
+    pub etcd_tls_auth: bool,
     pub terms: Terms,
 }
 
@@ -50,6 +53,8 @@ pub struct Scene {
     pub links: Vec<Link>,
     /// The ways of all operators to etcd.
     pub etcd: EtcdLinks,
+    /// The credentials of the operators, if etcd requires any.
+    pub access: Option<Access>,
     pub history: History,
     pub recorder: Recorder,
     pub namespace: Namespace,
@@ -88,18 +93,27 @@ impl Scene {
     /// Builds what is missing, starts everything and waits until it is ready.
     pub async fn set(config: SceneConfig) -> Result<Self> {
         let binary = stage::build(config.etcd_version).await?;
-        let bed = stage::start_bed(config.etcd_version, config.etcd_members, NODES).await?;
+        let authority = config.etcd_tls_auth.then(|| Authority::new("chaos"));
+        let security = authority.as_ref().map(access::security);
+        let bed = stage::start_bed(config.etcd_version, config.etcd_members, security, NODES).await?;
         // Operators are restarted all the time, and a build meanwhile must not replace the tested one.
         let own = bed.folder().path().join("leasehold");
         std::fs::copy(&binary, &own).map_err(doing(format!("copy {}", binary.display())))?;
         bed.apply_crds().await?;
         bed.allow_pod_status().await?;
+        let access = match authority {
+            Some(authority) => Some(Access::establish(&bed, authority).await?),
+            None => None,
+        };
         let epoch = Instant::now();
         let history = History::watch(bed.registry(), "", 0).await?;
         let ttl = u32::try_from(config.terms.ttl.as_secs()).expect("it fits");
         let network = Network::start(bed.logs()).await?;
         let etcd = EtcdLinks::open(&network, bed.registry(), config.operators).await?;
-        let registry = manifests::registry(&etcd.endpoints(), ttl);
+        let mut registry = manifests::registry(&etcd.endpoints(), ttl);
+        if access.is_some() {
+            merge(&mut registry["spec"]["etcd"], access::references());
+        }
         bed.objects().apply(registry).await?;
         let namespace = bed.namespace_named(manifests::NAMESPACE).await?;
         let recorder = Recorder::begin(&bed.client(), epoch);
@@ -116,6 +130,7 @@ impl Scene {
             operator.session_ttl = u32::try_from(config.terms.session.as_secs()).ok();
             let state = bed.folder().path().join(format!("state-{i}"));
             operator.args = vec!["--state-dir".into(), state.into()];
+            operator.args.extend(["--namespace".into(), access::NAMESPACE.into()]);
             let wait = format!("--readiness-gate-max-wait={}", config.terms.gate_wait.as_secs());
             operator.args.push(wait.into());
             Operator::start(&bed, operator)
@@ -129,6 +144,7 @@ impl Scene {
             operators,
             links,
             etcd,
+            access,
             history,
             recorder,
             namespace,
@@ -288,5 +304,12 @@ impl Scene {
 
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Adds the fields of an object to another one.
+fn merge(object: &mut Value, fields: Value) {
+    if let (Value::Object(object), Value::Object(fields)) = (object, fields) {
+        object.extend(fields);
     }
 }

@@ -164,7 +164,7 @@ fn commands() -> Vec<Suite> {
             "chaos of a fixed seed",
             130,
             chaos,
-            cargo("xtask chaos --minutes 1.5 --etcd-members 3 --operators 3 --seed 1"),
+            cargo("xtask chaos --minutes 1.5 --etcd-members 3 --operators 3 --seed 91 --etcd-tls-auth"),
         ),
         suite(
             "chaos of a random seed",

@@ -31,7 +31,7 @@ const SLACK: Duration = Duration::from_secs(2);
 pub async fn run() -> Result<()> {
     let program = build(EtcdVersion::default()).await?;
     let begin = Instant::now();
-    let bed = start_bed(EtcdVersion::default(), 1, 1).await?;
+    let bed = start_bed(EtcdVersion::default(), 1, None, 1).await?;
     let (home, shop) = (bed.namespace_named(HOME).await?, bed.namespace_named(NAMESPACE).await?);
     let image = Image::of_program(&program, &bed.folder().path().join("image"))?;
     let _kubelet = Kubelet::start(&bed, HOME, &image)?;

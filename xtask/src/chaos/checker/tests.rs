@@ -386,6 +386,20 @@ fn lapse_requires_a_period_in_which_no_replica_could_renew() {
 }
 
 #[test]
+fn new_credentials_excuse_a_lapse_only_if_nothing_could_be_renewed_for_long() {
+    let lapse = |until: f64| {
+        let mut story = Story::registered();
+        story.lapse(40.0);
+        story.put(RECORD, 40.0, "{}", LEASE);
+        story.ours(40.1, VALUE);
+        story.fault(FaultKind::CredentialRotation, 30.0, until, true);
+        story.kinds()
+    };
+    assert_eq!(lapse(33.0), [Kind::Lapse]);
+    assert_eq!(lapse(39.5), []);
+}
+
+#[test]
 fn a_lapse_has_no_reason_in_what_was_so_a_moment_before() {
     let mut story = Story::registered();
     story.ready(37.0, false);
