@@ -16,7 +16,14 @@ pub const NAMESPACE: &str = "leasehold";
 /// The user of the operators in etcd.
 const USER: &str = "leasehold";
 /// What that user may read and write: the operators' own records, and below the prefixes of all registrations.
-const PREFIXES: [&str; 4] = ["/leasehold/", "/services/", "/chaos/", "chaos/"];
+const PREFIXES: [&str; 6] = [
+    "/leasehold/",
+    "/leasehold-edge/",
+    "/services/",
+    "/chaos/",
+    "chaos/",
+    "edge/",
+];
 /// The names of the objects that the Registry references.
 const AUTHORITY: &str = "etcd-ca";
 const CERTIFICATE: &str = "etcd-client";

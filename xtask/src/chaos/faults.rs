@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use testbed::{Operator, Process, until};
+use testbed::{Namespace, Operator, Process, until};
 use tokio::time::{sleep, timeout};
 
 use super::{
     checker::{Kind, Violation},
+    manifests::{NAMESPACES, REGISTRIES},
     plan::PlannedFault,
     record::{Fault, FaultKind, Gate, Moment, Pod, Span},
     rng::index,
@@ -29,7 +30,7 @@ const BURST: Duration = Duration::from_secs(2);
 pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
     sleep(planned.after).await;
     let from = scene.now();
-    let (target, Effect { halts, relieved }) = match planned.kind {
+    let (target, effect) = match planned.kind {
         FaultKind::OperatorKill | FaultKind::OperatorRestart | FaultKind::OperatorPause | FaultKind::OperatorStall => {
             one_operator(scene, planned).await?
         }
@@ -56,14 +57,17 @@ pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
         kind: planned.kind,
         target,
         span,
-        halts,
-        relieved,
+        halts: effect.halts,
+        relieved: effect.relieved,
+        registry: effect.registry.map(|registry| REGISTRIES[registry].0.to_owned()),
     });
     Ok(())
 }
 
 /// What a fault does to the operators.
 struct Effect {
+    /// The Registry whose operators it affects; none for all of them.
+    registry: Option<usize>,
     /// Whether none of them can renew a lease.
     halts: bool,
     /// Whether others of them work on.
@@ -73,7 +77,44 @@ struct Effect {
 impl Effect {
     /// Of a fault that concerns them all, or the servers that they use.
     fn on_all(halts: bool) -> Self {
-        Self { halts, relieved: false }
+        Self {
+            registry: None,
+            halts,
+            relieved: false,
+        }
+    }
+}
+
+/// An operator that a fault affects.
+struct Chosen {
+    registry: usize,
+    operator: usize,
+    leader: Option<usize>,
+}
+
+impl Chosen {
+    /// One of the second Registry in every fourth case; otherwise one of the first.
+    fn by(scene: &Scene, pick: u64) -> Self {
+        let registry = usize::from((pick >> 32).is_multiple_of(4));
+        let leader = scene.leader(registry);
+        let all = scene.operators_of(registry);
+        let leading = leader.and_then(|leader| leader.checked_sub(all.start));
+        let operator = all.start + victim(leading, pick, all.len());
+        Self {
+            registry,
+            operator,
+            leader,
+        }
+    }
+
+    /// The only one of its Registry.
+    fn is_alone(&self, scene: &Scene) -> bool {
+        scene.operators_of(self.registry).len() == 1
+    }
+
+    fn name(&self, scene: &Scene) -> String {
+        let name = scene.operators[self.operator].name();
+        format!("{name}{}", role(self.leader, self.operator))
     }
 }
 
@@ -86,13 +127,12 @@ fn victim(leader: Option<usize>, pick: u64, n: usize) -> usize {
 }
 
 async fn one_operator(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
-    let leader = scene.leader();
-    let chosen = match leader {
+    let mut chosen = Chosen::by(scene, planned.pick);
+    if let Some(leader) = chosen.leader.filter(|_| planned.kind == FaultKind::OperatorStall) {
         // Who is away for so long and does not lead has nothing that could become stale.
-        Some(leader) if planned.kind == FaultKind::OperatorStall => leader,
-        _ => victim(leader, planned.pick, scene.operators.len()),
-    };
-    let operator = &scene.operators[chosen];
+        chosen.operator = leader;
+    }
+    let operator = &scene.operators[chosen.operator];
     match planned.kind {
         FaultKind::OperatorRestart => {
             operator.terminate()?;
@@ -107,14 +147,15 @@ async fn one_operator(scene: &Scene, planned: &PlannedFault) -> Result<(String, 
             sleep(planned.lasts).await;
             start(scene, operator).await?;
         }
-        _ => pause_at_work(scene, operator, planned).await?,
+        _ => pause_at_work(scene, &chosen, planned).await?,
     }
-    let alone = scene.operators.len() == 1;
+    let alone = chosen.is_alone(scene);
     let effect = Effect {
+        registry: Some(chosen.registry),
         halts: alone,
         relieved: !alone,
     };
-    Ok((format!("{}{}", operator.name(), role(leader, chosen)), effect))
+    Ok((chosen.name(scene), effect))
 }
 
 fn role(leader: Option<usize>, chosen: usize) -> &'static str {
@@ -123,9 +164,8 @@ fn role(leader: Option<usize>, chosen: usize) -> &'static str {
 
 /// Cuts one operator off from kube-apiserver: half of the time what it sends is lost, otherwise its connections are reset.
 async fn cut_off(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
-    let leader = scene.leader();
-    let chosen = victim(leader, planned.pick, scene.operators.len());
-    let link = &scene.links[chosen];
+    let chosen = Chosen::by(scene, planned.pick);
+    let link = &scene.links[chosen.operator];
     let silently = (planned.pick >> 8).is_multiple_of(2);
     if silently {
         link.dark().await?;
@@ -135,37 +175,32 @@ async fn cut_off(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effec
     sleep(planned.lasts).await;
     link.heal().await?;
     let how = if silently { "silently" } else { "by resets" };
-    let target = format!("{}{}, {how}", scene.operators[chosen].name(), role(leader, chosen));
     // It renews leases all the while.
-    Ok((
-        target,
-        Effect {
-            halts: false,
-            relieved: scene.operators.len() > 1,
-        },
-    ))
+    let effect = Effect {
+        registry: Some(chosen.registry),
+        halts: false,
+        relieved: !chosen.is_alone(scene),
+    };
+    Ok((format!("{}, {how}", chosen.name(scene)), effect))
 }
 
 /// Delays what one operator and kube-apiserver send each other, each way by up to 0.4 s.
 async fn slow_link(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
-    let leader = scene.leader();
-    let chosen = victim(leader, planned.pick, scene.operators.len());
+    let chosen = Chosen::by(scene, planned.pick);
     let round_trip = Duration::from_millis(100 + (planned.pick >> 8) % 700);
-    scene.links[chosen].slow(round_trip).await?;
+    let link = &scene.links[chosen.operator];
+    link.slow(round_trip).await?;
     sleep(planned.lasts).await;
-    scene.links[chosen].heal().await?;
-    let name = scene.operators[chosen].name();
-    let target = format!("{name}{}, by {} ms", role(leader, chosen), round_trip.as_millis());
-    Ok((target, Effect::on_all(false)))
+    link.heal().await?;
+    Ok(slowed(scene, &chosen, round_trip))
 }
 
 /// Delays what one operator and every member of the etcd send each other, each way by up to 0.3 s: three round trips fit
 /// into the time between two renewals of a session, so that no session ends.
 async fn slow_etcd_links(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
-    let leader = scene.leader();
-    let chosen = victim(leader, planned.pick, scene.operators.len());
+    let chosen = Chosen::by(scene, planned.pick);
     let round_trip = Duration::from_millis(100 + (planned.pick >> 8) % 500);
-    let links = scene.etcd.links(chosen);
+    let links = scene.etcd.links(chosen.operator);
     for slowed in join_all(links.iter().map(|link| link.slow(round_trip))).await {
         slowed?;
     }
@@ -173,27 +208,37 @@ async fn slow_etcd_links(scene: &Scene, planned: &PlannedFault) -> Result<(Strin
     for healed in join_all(links.iter().map(testbed::Link::heal)).await {
         healed?;
     }
-    let name = scene.operators[chosen].name();
-    let target = format!("{name}{}, by {} ms", role(leader, chosen), round_trip.as_millis());
-    Ok((target, Effect::on_all(false)))
+    Ok(slowed(scene, &chosen, round_trip))
+}
+
+fn slowed(scene: &Scene, chosen: &Chosen, round_trip: Duration) -> (String, Effect) {
+    let effect = Effect {
+        registry: Some(chosen.registry),
+        halts: false,
+        relieved: false,
+    };
+    let target = format!("{}, by {} ms", chosen.name(scene), round_trip.as_millis());
+    (target, effect)
 }
 
 /// Pauses an operator that has just been given work, and undoes that work while it is away: some of it is written, some is
 /// under way, and what it still has in hand when it wakes is wrong.
-async fn pause_at_work(scene: &Scene, operator: &Operator, planned: &PlannedFault) -> Result<()> {
+async fn pause_at_work(scene: &Scene, chosen: &Chosen, planned: &PlannedFault) -> Result<()> {
+    let operator = &scene.operators[chosen.operator];
+    let namespace = scene.namespace(NAMESPACES[chosen.registry]);
     // No kubelet makes a pod ready whose gate is closed.
-    let is_free = |pod: &Pod| pod.ready && pod.gate != Some(Gate::Closed);
+    let is_free = |pod: &Pod| pod.ready && pod.gate != Some(Gate::Closed) && pod.namespace == namespace.name();
     let ready = scene.recorder.pods().into_iter().filter(|(_, pod)| is_free(pod));
     let pods: Vec<String> = ready.map(|(name, _)| name).take(VICTIMS).collect();
     let pause = async {
         sleep(Duration::from_millis(planned.pick % 60)).await;
         operator.stop()
     };
-    let ((), stopped) = tokio::join!(set_ready(scene, &pods, false), pause);
+    let ((), stopped) = tokio::join!(set_ready(namespace, &pods, false), pause);
     stopped?;
     let undo = async {
         sleep(planned.lasts * 2 / 3).await;
-        set_ready(scene, &pods, true).await;
+        set_ready(namespace, &pods, true).await;
     };
     tokio::join!(sleep(planned.lasts), undo);
     operator.cont()?;
@@ -201,8 +246,8 @@ async fn pause_at_work(scene: &Scene, operator: &Operator, planned: &PlannedFaul
 }
 
 /// As far as kube-apiserver lets us: another fault may have it.
-async fn set_ready(scene: &Scene, pods: &[String], ready: bool) {
-    let all = join_all(pods.iter().map(|pod| scene.namespace.set_ready(pod, ready)));
+async fn set_ready(namespace: &Namespace, pods: &[String], ready: bool) {
+    let all = join_all(pods.iter().map(|pod| namespace.set_ready(pod, ready)));
     let _ = timeout(BURST, all).await;
 }
 
@@ -287,7 +332,7 @@ async fn quorum(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect
 }
 
 /// Replaces the password of the operators' user, in etcd and in the Secret in either order, or their client certificate, and
-/// waits until an operator has adopted it.
+/// waits until an operator of each Registry has adopted it.
 async fn rotate_credentials(scene: &Scene, planned: &PlannedFault) -> Result<(String, Effect)> {
     let Some(access) = &scene.access else {
         return Ok(("skipped, etcd requires none".to_owned(), Effect::on_all(false)));
@@ -314,11 +359,15 @@ async fn rotate_credentials(scene: &Scene, planned: &PlannedFault) -> Result<(St
             "client certificate"
         }
     };
-    let adopted = until("an operator to adopt the new credentials", ADOPTED, || async {
-        let now = adoptions(scene);
-        let is_adopted = now.iter().zip(&before).any(|(now, before)| now != before);
-        is_adopted.then_some(()).ok_or("none did")
-    });
+    let adopted = until(
+        "an operator of each Registry to adopt the new credentials",
+        ADOPTED,
+        || async {
+            let now = adoptions(scene);
+            let is_adopted = |registry| scene.operators_of(registry).any(|i| now[i] != before[i]);
+            (0..REGISTRIES.len()).all(is_adopted).then_some(()).ok_or("none did")
+        },
+    );
     if let Err(error) = adopted.await {
         scene.found(Violation {
             kind: Kind::Unconverged,

@@ -5,12 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use testbed::{Event, Kind};
 
 use super::{
+    manifests::REGISTRIES,
     record::{Moment, STRANGER},
     wanted::canonical,
 };
-
-/// Below this prefix is what the operators keep for themselves.
-const META: &str = "/leasehold/";
 
 /// Who holds a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,15 +39,24 @@ pub struct Touch {
     pub after: Holder,
     /// It went with its lease.
     pub lapse: bool,
-    /// Whether an operator was the leader when it was written.
+    /// Whether an operator of that Registry, or of any if that is not known, was the leader when it was written.
     pub led: bool,
     /// Whether the lease that it was put on was recorded as an operator's.
     pub recorded: bool,
+    /// The Registry whose operators have recorded the lease that it was put on, or was on until then.
+    pub registry: Option<&'static str>,
 }
 
 /// Whether a key is what consumers read, and no record of the operators' own.
 pub fn is_data(key: &str) -> bool {
-    !key.starts_with(META)
+    registry_of_record(key).is_none()
+}
+
+/// The Registry to whose operators a key belongs, if it is a record of their own.
+fn registry_of_record(key: &str) -> Option<&'static str> {
+    let mut registries = REGISTRIES.iter();
+    let found = registries.find(|(_, meta_prefix, _)| key.starts_with(meta_prefix))?;
+    Some(found.0)
 }
 
 /// Whether a value is the stranger's.
@@ -65,16 +72,24 @@ pub fn touches(events: &[(Moment, Event)]) -> BTreeMap<String, Vec<Touch>> {
         .filter_map(|(_, event)| Some((event.revision, recorded_lease(&event.key)?)))
         .collect();
     let mut touches: BTreeMap<String, Vec<Touch>> = BTreeMap::new();
-    let mut led = false;
-    let mut records: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut led: BTreeSet<&str> = BTreeSet::new();
+    // Whose lease it is, also when it is no longer recorded.
+    let mut owners: BTreeMap<i64, &'static str> = BTreeMap::new();
+    let mut records: BTreeSet<i64> = BTreeSet::new();
     for (at, event) in events {
-        if !is_data(&event.key) {
+        if let Some(registry) = registry_of_record(&event.key) {
             if event.key.ends_with("/leader") {
-                led = event.kind != Kind::Delete;
+                match event.kind {
+                    Kind::Put { .. } => led.insert(registry),
+                    Kind::Delete => led.remove(registry),
+                };
             }
             if let Some(lease) = recorded_lease(&event.key) {
                 match event.kind {
-                    Kind::Put { .. } => records.insert(lease, event.revision),
+                    Kind::Put { .. } => {
+                        owners.insert(lease, registry);
+                        records.insert(lease)
+                    }
                     Kind::Delete => records.remove(&lease),
                 };
             }
@@ -93,8 +108,12 @@ pub fn touches(events: &[(Moment, Event)]) -> BTreeMap<String, Vec<Touch>> {
         let lapse = matches!((&before, &after), (Holder::Ours { lease, .. }, Holder::Absent)
             if lapses.contains(&(event.revision, *lease)));
         let recorded = match &after {
-            Holder::Ours { lease, .. } => records.contains_key(lease),
+            Holder::Ours { lease, .. } => records.contains(lease),
             Holder::Absent | Holder::Foreign => true,
+        };
+        let registry = match (&before, &after) {
+            (_, Holder::Ours { lease, .. }) | (Holder::Ours { lease, .. }, _) => owners.get(lease).copied(),
+            _ => None,
         };
         of_key.push(Touch {
             at: *at,
@@ -102,8 +121,9 @@ pub fn touches(events: &[(Moment, Event)]) -> BTreeMap<String, Vec<Touch>> {
             before,
             after,
             lapse,
-            led,
+            led: registry.map_or(!led.is_empty(), |registry| led.contains(registry)),
             recorded,
+            registry,
         });
     }
     touches
@@ -112,6 +132,6 @@ pub fn touches(events: &[(Moment, Event)]) -> BTreeMap<String, Vec<Touch>> {
 /// The lease that a key of the operators records.
 fn recorded_lease(key: &str) -> Option<i64> {
     let (folder, id) = key.rsplit_once('/')?;
-    let ours = folder.starts_with(META) && folder.ends_with("/leases");
+    let ours = !is_data(key) && folder.ends_with("/leases");
     ours.then(|| i64::from_str_radix(id, 16).ok()).flatten()
 }

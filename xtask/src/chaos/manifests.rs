@@ -4,12 +4,17 @@ use serde_json::{Value, json};
 use testbed::NewPod;
 
 use super::{
-    plan::{ADDRESSES, APPS, REGISTRATIONS},
+    plan::{ADDRESSES, EDGE_APP, EDGE_PODS, EDGE_SLOTS, REGISTRATIONS},
     wanted::ZONE,
 };
 
-/// The namespace of everything.
-pub const NAMESPACE: &str = "chaos";
+/// The namespaces: that of the second one has the app [`EDGE_APP`], some bare pods and some registrations.
+pub const NAMESPACES: [&str; 2] = ["chaos", "edge"];
+/// The Registries, each with its meta prefix and its class.
+pub const REGISTRIES: [(&str, &str, Option<&str>); 2] = [
+    ("default", "/leasehold/", None),
+    ("edge", "/leasehold-edge/", Some("edge")),
+];
 /// The API of registrations and Registries.
 pub const API: &str = "leasehold.dev/v1alpha1";
 /// The ports of every pod.
@@ -20,7 +25,7 @@ pub const GATE: &str = "leasehold.dev/registered";
 
 /// Whether the pods of an app have the readiness gate. Of the bare pods, some change the app.
 fn is_gated(app: usize) -> bool {
-    app % 2 == 1
+    app == 1
 }
 
 /// What gives the pods of a Deployment the readiness gate, if those of this app have it.
@@ -42,20 +47,25 @@ pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 /// A port that no container declares.
 const ADMIN: u16 = 9090;
 
-/// The Registry.
-pub fn registry(endpoints: &[String], ttl_seconds: u32) -> Value {
-    json!({
+/// A Registry, one of [`REGISTRIES`].
+pub fn registry(number: usize, endpoints: &[String], ttl_seconds: u32) -> Value {
+    let (name, meta_prefix, class) = REGISTRIES[number];
+    let mut registry = json!({
         "apiVersion": API,
         "kind": "Registry",
-        "metadata": {"name": "default"},
+        "metadata": {"name": name},
         "spec": {
-            "etcd": {"endpoints": endpoints},
+            "etcd": {"endpoints": endpoints, "metaPrefix": meta_prefix},
             "defaults": {"leaseTTLSeconds": ttl_seconds},
             // Holds begin often, and end before the checker takes what they keep for a violation.
             "guard": {"minEndpoints": 3, "maxLossPercent": 30, "windowSeconds": 5, "holdSeconds": 1},
             "nodeLabels": [RACK],
         },
-    })
+    });
+    if let Some(class) = class {
+        registry["spec"]["class"] = json!(class);
+    }
+    registry
 }
 
 /// Sets the labels of nodes that the Registry allows to those that `pick` falls to.
@@ -67,6 +77,21 @@ pub fn allowed_labels(pick: u64) -> Value {
 /// The name of a Deployment, and the label of its pods.
 pub fn app(number: usize) -> String {
     format!("app-{number}")
+}
+
+/// The namespace of an app.
+pub fn namespace_of(app: usize) -> &'static str {
+    NAMESPACES[usize::from(app == EDGE_APP)]
+}
+
+/// The app whose labels a bare pod has at first.
+pub fn app_of_pod(slot: usize) -> usize {
+    if slot < EDGE_PODS { slot % EDGE_APP } else { EDGE_APP }
+}
+
+/// The app of a registration.
+pub fn app_of_registration(slot: usize) -> usize {
+    if slot < EDGE_SLOTS { slot % EDGE_APP } else { EDGE_APP }
 }
 
 /// The Service of an app. Its ports have the names and numbers by which registrations ask for ports of pods, so that a
@@ -110,8 +135,8 @@ pub fn bare_pod(slot: usize) -> String {
 
 /// A bare pod, of the app that its number falls to.
 pub fn new_pod(slot: usize) -> NewPod {
-    let mut pod = NewPod::new(&bare_pod(slot)).label("app", &app(slot % APPS));
-    if is_gated(slot) {
+    let mut pod = NewPod::new(&bare_pod(slot)).label("app", &app(app_of_pod(slot)));
+    if is_gated(app_of_pod(slot)) {
         pod = pod.with(&json!({"spec": {"readinessGates": [{"conditionType": GATE}]}}));
     }
     // No two pods have the same port of a node.
@@ -193,7 +218,7 @@ pub fn annotated(number: usize, shape: u64) -> Value {
     json!({
         "apiVersion": API,
         "kind": "ServiceRegistration",
-        "metadata": {"name": name, "namespace": NAMESPACE},
+        "metadata": {"name": name, "namespace": namespace_of(number)},
         "spec": spec,
     })
 }
@@ -256,11 +281,14 @@ fn address(slot: usize, shape: u64) -> Option<&'static str> {
         _ => others[super::rng::index(shape >> 55, others.len())],
     };
     // The pods of Deployments have no host ports, so that their gates would wait for nothing.
-    address.filter(|address| *address != "HostIP" || !is_gated(slot % APPS))
+    address.filter(|address| *address != "HostIP" || !is_gated(app_of_registration(slot)))
 }
 
 /// A registration in one of its many shapes. Whatever its shape, no other registration wants its keys.
 pub fn registration(slot: usize, shape: u64) -> Value {
+    if slot >= EDGE_SLOTS {
+        return edge_registration(slot, shape);
+    }
     let name = registration_name(slot);
     let ports = match bits(shape, 16, 4) {
         0 => json!([{"name": "grpc"}, {"name": "web", "port": "http"}]),
@@ -268,7 +296,7 @@ pub fn registration(slot: usize, shape: u64) -> Value {
         _ => json!([{"name": "grpc"}]),
     };
     let mut spec = json!({"ports": ports, "formats": formats(&name, shape)});
-    let app = app(slot % APPS);
+    let app = app(app_of_registration(slot));
     let address = address(slot, shape);
     if let Some(address) = address {
         spec["address"] = json!({"type": address});
@@ -306,7 +334,34 @@ pub fn registration(slot: usize, shape: u64) -> Value {
     json!({
         "apiVersion": API,
         "kind": "ServiceRegistration",
-        "metadata": {"name": name},
+        "metadata": {"name": name, "namespace": NAMESPACES[0]},
+        "spec": spec,
+    })
+}
+
+/// A registration in the second namespace and Registry. Whatever its shape, each pod has one key, and always the same one.
+fn edge_registration(slot: usize, shape: u64) -> Value {
+    let (registry, ..) = REGISTRIES[1];
+    let format = match (slot - EDGE_SLOTS, bits(shape, 0, 2)) {
+        (0, 0) => json!({"type": "Plain"}),
+        (0, _) => json!({"type": "Plain", "plain": {"value": "JSON"}}),
+        _ => json!({"type": "EtcdGRPC"}),
+    };
+    let mut spec = json!({
+        "registryRef": {"name": registry},
+        "selector": {"matchLabels": {"app": app(EDGE_APP)}},
+        "ports": [{"name": "grpc"}],
+        "formats": [format],
+    });
+    if bits(shape, 44, 8) < 3 {
+        spec["minReadySeconds"] = json!(bits(shape, 44, 8) + 1);
+    }
+    add_facts(&mut spec, shape);
+    add_node_labels(&mut spec, shape);
+    json!({
+        "apiVersion": API,
+        "kind": "ServiceRegistration",
+        "metadata": {"name": registration_name(slot), "namespace": NAMESPACES[1]},
         "spec": spec,
     })
 }
@@ -316,7 +371,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::chaos::{plan::SLOTS, rng::Rng, wanted::Registration};
+    use crate::chaos::{
+        plan::{APPS, SLOTS},
+        rng::Rng,
+        wanted::Registration,
+    };
 
     #[test]
     fn every_shape_is_understood_and_no_two_registrations_share_a_prefix() {
@@ -324,17 +383,17 @@ mod tests {
         let mut prefixes: Vec<BTreeSet<String>> = vec![BTreeSet::new(); SLOTS + APPS];
         for _ in 0..500 {
             for (slot, own) in prefixes.iter_mut().enumerate() {
-                let mut object = match slot.checked_sub(SLOTS) {
+                let object = match slot.checked_sub(SLOTS) {
                     None => registration(slot, rng.next()),
                     Some(number) => annotated(number, rng.next()),
                 };
-                object["metadata"]["namespace"] = json!(NAMESPACE);
                 let read = Registration::read(&object).expect("understood");
                 own.extend(read.prefixes().map(str::to_owned));
             }
         }
         for (slot, own) in prefixes.iter().enumerate() {
-            assert!(own.len() >= 5, "{own:?}");
+            let is_fixed = (EDGE_SLOTS..SLOTS).contains(&slot);
+            assert!(if is_fixed { own.len() == 1 } else { own.len() >= 5 }, "{own:?}");
             let others: BTreeSet<_> = prefixes[slot + 1..].iter().flatten().collect();
             assert!(own.iter().all(|prefix| !others.contains(prefix)));
         }

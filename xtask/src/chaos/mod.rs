@@ -72,7 +72,7 @@ pub struct Options {
     /// Number of members of that etcd
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=7))]
     etcd_members: u8,
-    /// Number of operators, named operator-0, operator-1, ...
+    /// Number of operators of the first Registry, named operator-0, operator-1, ...; the second one has two of its own
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     operators: u8,
     /// Let etcd require TLS, client certificates and a user, whose credentials change during the run
@@ -169,21 +169,22 @@ async fn begin(scene: &Scene, seed: u64) -> Result<()> {
     for number in 0..plan::APPS {
         let name = manifests::app(number);
         let labels = [("app", name.as_str())];
-        scene
-            .namespace
+        let namespace = scene.namespace_of(number);
+        namespace
             .create_deployment(&name, &labels, 3, &manifests::PORTS)
             .await?;
         if let Some(gate) = manifests::deployment_gate(number) {
-            let deployments = Api::<Deployment>::namespaced(scene.bed.client(), manifests::NAMESPACE);
+            let deployments = Api::<Deployment>::namespaced(scene.bed.client(), namespace.name());
             let change = Patch::Merge(gate);
             deployments.patch(&name, &PatchParams::default(), &change).await?;
         }
-        scene.namespace.apply(manifests::service(number)).await?;
+        namespace.apply(manifests::service(number)).await?;
         let balanced = manifests::load_balancer(number, 2);
-        scene.namespace.objects().merge_status(balanced).await?;
+        namespace.objects().merge_status(balanced).await?;
     }
     for slot in 0..plan::SLOTS {
-        scene.namespace.apply(manifests::registration(slot, rng.next())).await?;
+        let namespace = scene.namespace_of(manifests::app_of_registration(slot));
+        namespace.apply(manifests::registration(slot, rng.next())).await?;
     }
     rest_and_be_quiet(scene).await
 }

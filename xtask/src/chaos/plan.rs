@@ -6,7 +6,9 @@ use std::{fmt, time::Duration};
 use super::{record::FaultKind, rng::Rng};
 
 /// Deployments and what selects their pods go by a number below this.
-pub const APPS: usize = 3;
+pub const APPS: usize = 4;
+/// The last of them is in a namespace of its own.
+pub const EDGE_APP: usize = APPS - 1;
 /// Registrations go by a number below this; there are more than apps, so that pods are registered twice.
 pub const REGISTRATIONS: usize = 4;
 /// The types of addresses that the registrations with numbers from there on have mostly; the others have the addresses of
@@ -19,10 +21,14 @@ pub const ADDRESSES: [&str; 6] = [
     "ExternalIP",
     "LoadBalancer",
 ];
+/// The registrations with numbers from there on are in the second namespace and Registry.
+pub const EDGE_SLOTS: usize = REGISTRATIONS + ADDRESSES.len();
 /// All registrations have numbers below this.
-pub const SLOTS: usize = REGISTRATIONS + ADDRESSES.len();
+pub const SLOTS: usize = EDGE_SLOTS + 2;
+/// The bare pods with numbers from there on are in the second namespace.
+pub const EDGE_PODS: usize = 8;
 /// Bare pods go by a number below this.
-pub const BARE_PODS: usize = 8;
+pub const BARE_PODS: usize = EDGE_PODS + 2;
 /// Nodes go by a number below this.
 pub const NODES: usize = 3;
 /// The most pods of one Deployment.

@@ -96,6 +96,8 @@ impl Sight {
 /// What matters of a pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
+    /// Its namespace.
+    pub namespace: String,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Whether it is ready, or only its readiness gate keeps it from that, and neither terminating nor ended.
@@ -201,6 +203,8 @@ pub struct Fault {
     pub halts: bool,
     /// Whether other operators work on meanwhile.
     pub relieved: bool,
+    /// The Registry whose operators it affects, if it is not all of them.
+    pub registry: Option<String>,
 }
 
 /// The kinds of trouble.

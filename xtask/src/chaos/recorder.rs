@@ -17,7 +17,7 @@ use tokio::{task::JoinHandle, time::sleep};
 
 use super::{
     cluster::Cluster,
-    manifests::{EXCLUDE, GATE, NAMESPACE, TO_BE_DELETED},
+    manifests::{EXCLUDE, GATE, NAMESPACES, TO_BE_DELETED},
     record::{Gate, Moment, Node, Pod, Registry, Service, ServicePort, Sight, Sighting, Span},
     wanted::Registration,
 };
@@ -28,7 +28,7 @@ const RESPITE: Duration = Duration::from_millis(100);
 /// The recorder of Kubernetes, until this value is dropped.
 pub struct Recorder {
     seen: Arc<Mutex<Seen>>,
-    tasks: [JoinHandle<()>; 5],
+    tasks: Vec<JoinHandle<()>>,
 }
 
 #[derive(Clone, Default)]
@@ -43,41 +43,42 @@ impl Recorder {
     pub fn begin(client: &Client, epoch: Instant) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let began = SystemTime::now() - epoch.elapsed();
-        let pods = Api::<v1::Pod>::namespaced(client.clone(), NAMESPACE);
-        let nodes = Api::<v1::Node>::all(client.clone());
-        let services = Api::<v1::Service>::namespaced(client.clone(), NAMESPACE);
-        let tasks = [
-            tokio::spawn(follow(
+        let mut tasks = Vec::new();
+        for namespace in NAMESPACES {
+            let pods = Api::<v1::Pod>::namespaced(client.clone(), namespace);
+            tasks.push(tokio::spawn(follow(
                 watcher(pods, watcher::Config::default()),
                 seen.clone(),
                 epoch,
                 move |name, pod| Sight::Pod(name, pod.map(|pod| read_pod(pod, began))),
-            )),
-            tokio::spawn(follow(
-                watcher(registrations(client.clone()), watcher::Config::default()),
+            )));
+            tasks.push(tokio::spawn(follow(
+                watcher(registrations(client.clone(), namespace), watcher::Config::default()),
                 seen.clone(),
                 epoch,
                 |name, object| Sight::Registration(name, object.and_then(read_registration)),
-            )),
-            tokio::spawn(follow(
-                watcher(nodes, watcher::Config::default()),
-                seen.clone(),
-                epoch,
-                |name, node| Sight::Node(name, node.map(read_node)),
-            )),
-            tokio::spawn(follow(
+            )));
+            let services = Api::<v1::Service>::namespaced(client.clone(), namespace);
+            tasks.push(tokio::spawn(follow(
                 watcher(services, watcher::Config::default()),
                 seen.clone(),
                 epoch,
                 |name, service| Sight::Service(name, service.map(read_service)),
-            )),
-            tokio::spawn(follow(
-                watcher(registries(client.clone()), watcher::Config::default()),
-                seen.clone(),
-                epoch,
-                |name, registry| Sight::Registry(name, registry.map(read_registry)),
-            )),
-        ];
+            )));
+        }
+        let nodes = Api::<v1::Node>::all(client.clone());
+        tasks.push(tokio::spawn(follow(
+            watcher(nodes, watcher::Config::default()),
+            seen.clone(),
+            epoch,
+            |name, node| Sight::Node(name, node.map(read_node)),
+        )));
+        tasks.push(tokio::spawn(follow(
+            watcher(registries(client.clone()), watcher::Config::default()),
+            seen.clone(),
+            epoch,
+            |name, registry| Sight::Registry(name, registry.map(read_registry)),
+        )));
         Self { seen, tasks }
     }
 
@@ -103,11 +104,11 @@ impl Recorder {
     }
 }
 
-/// The registrations of the chaos.
-pub fn registrations(client: Client) -> Api<DynamicObject> {
+/// The registrations of a namespace.
+pub fn registrations(client: Client, namespace: &str) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("leasehold.dev", "v1alpha1", "ServiceRegistration");
     let kind = ApiResource::from_gvk_with_plural(&kind, "serviceregistrations");
-    Api::namespaced_with(client, NAMESPACE, &kind)
+    Api::namespaced_with(client, namespace, &kind)
 }
 
 /// All Registries.
@@ -228,6 +229,7 @@ fn read_pod(pod: &v1::Pod, began: SystemTime) -> Pod {
         ports.iter().filter_map(of).collect()
     };
     Pod {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
         labels: pod.metadata.labels.clone().unwrap_or_default(),
         ready,
         waits,

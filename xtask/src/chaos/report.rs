@@ -220,6 +220,7 @@ mod tests {
             },
             halts: false,
             relieved: false,
+            registry: None,
         };
         let registered = registration(&serde_json::json!({}));
         let sights = [

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use super::{
     access::{self, Access},
     checker::{self, Terms, Violation},
     etcd_links::EtcdLinks,
-    manifests,
+    manifests::{self, NAMESPACES, REGISTRIES},
     plan::{APPS, NODES},
     record::{Fault, Moment, Record, Span, Strange},
     recorder::Recorder,
@@ -30,6 +31,8 @@ use crate::{
 
 /// How long an operator may take to be ready.
 pub const READY: Duration = Duration::from_mins(1);
+/// The operators of the second Registry.
+const EDGE_OPERATORS: usize = 2;
 /// How long it must have been silent to count as rest.
 const REST: Duration = Duration::from_secs(3);
 /// Between two looks.
@@ -48,6 +51,7 @@ pub struct SceneConfig {
 /// The place, and what is known of it.
 pub struct Scene {
     // Before the bed, so that they end first.
+    /// First those of the first Registry, then those of the second one.
     pub operators: Vec<Operator>,
     /// The way of each operator to kube-apiserver.
     pub links: Vec<Link>,
@@ -57,7 +61,8 @@ pub struct Scene {
     pub access: Option<Access>,
     pub history: History,
     pub recorder: Recorder,
-    pub namespace: Namespace,
+    /// In the order of [`NAMESPACES`].
+    namespaces: Vec<Namespace>,
     pub terms: Terms,
     log: Mutex<Log>,
     epoch: Instant,
@@ -109,20 +114,27 @@ impl Scene {
         let history = History::watch(bed.registry(), "", 0).await?;
         let ttl = u32::try_from(config.terms.ttl.as_secs()).expect("it fits");
         let network = Network::start(bed.logs()).await?;
-        let etcd = EtcdLinks::open(&network, bed.registry(), config.operators).await?;
-        let mut registry = manifests::registry(&etcd.endpoints(), ttl);
-        if access.is_some() {
-            merge(&mut registry["spec"]["etcd"], access::references());
+        let operators = config.operators + EDGE_OPERATORS;
+        let etcd = EtcdLinks::open(&network, bed.registry(), operators).await?;
+        for number in 0..REGISTRIES.len() {
+            let mut registry = manifests::registry(number, &etcd.endpoints(), ttl);
+            if access.is_some() {
+                merge(&mut registry["spec"]["etcd"], access::references());
+            }
+            bed.objects().apply(registry).await?;
         }
-        bed.objects().apply(registry).await?;
-        let namespace = bed.namespace_named(manifests::NAMESPACE).await?;
+        let mut namespaces = Vec::new();
+        for namespace in NAMESPACES {
+            namespaces.push(bed.namespace_named(namespace).await?);
+        }
         let recorder = Recorder::begin(&bed.client(), epoch);
         let mut links = Vec::new();
-        for _ in 0..config.operators {
+        for _ in 0..operators {
             links.push(network.link(bed.control_plane().address()).await?);
         }
         let start = |i: usize| {
-            let name = format!("operator-{i}");
+            let edge = i.checked_sub(config.operators);
+            let name = edge.map_or_else(|| format!("operator-{i}"), |i| format!("edge-{i}"));
             let by = format!("https://{}", links[i].address());
             let kubeconfig = bed.operator_kubeconfig_by(&name, &by)?;
             let mut operator = OperatorConfig::new(name, &own);
@@ -133,9 +145,12 @@ impl Scene {
             operator.args.extend(["--namespace".into(), access::NAMESPACE.into()]);
             let wait = format!("--readiness-gate-max-wait={}", config.terms.gate_wait.as_secs());
             operator.args.push(wait.into());
+            if let (Some(_), (_, _, Some(class))) = (edge, REGISTRIES[1]) {
+                operator.args.extend(["--class".into(), class.into()]);
+            }
             Operator::start(&bed, operator)
         };
-        let operators = (0..config.operators).map(start).collect::<Result<Vec<_>, _>>()?;
+        let operators = (0..operators).map(start).collect::<Result<Vec<_>, _>>()?;
         etcd.introduce(&operators);
         for operator in &operators {
             operator.wait_ready(READY).await?;
@@ -147,7 +162,7 @@ impl Scene {
             access,
             history,
             recorder,
-            namespace,
+            namespaces,
             terms: config.terms,
             log: Mutex::default(),
             epoch,
@@ -215,10 +230,33 @@ impl Scene {
         }
     }
 
-    /// The operator that leads by etcd's word.
-    pub fn leader(&self) -> Option<usize> {
+    /// A namespace, by its name; the first one if there is none of this name.
+    pub fn namespace(&self, name: &str) -> &Namespace {
+        let mut all = self.namespaces.iter();
+        all.find(|one| one.name() == name).unwrap_or(&self.namespaces[0])
+    }
+
+    /// The namespace of an app.
+    pub fn namespace_of(&self, app: usize) -> &Namespace {
+        self.namespace(manifests::namespace_of(app))
+    }
+
+    /// The operators of a Registry, counted from 0.
+    pub fn operators_of(&self, registry: usize) -> Range<usize> {
+        let edge = self.operators.len() - EDGE_OPERATORS;
+        if registry == 0 {
+            0..edge
+        } else {
+            edge..self.operators.len()
+        }
+    }
+
+    /// The operator that leads a Registry by etcd's word.
+    pub fn leader(&self, registry: usize) -> Option<usize> {
+        let (_, meta_prefix, _) = REGISTRIES[registry];
+        let is_leader = |key: &str| key.starts_with(meta_prefix) && key.ends_with("/leader");
         let events = self.history.events();
-        let last = events.iter().rev().find(|event| event.key.ends_with("/leader"))?;
+        let last = events.iter().rev().find(|event| is_leader(&event.key))?;
         let Kind::Put { value, .. } = &last.kind else {
             return None;
         };
@@ -270,11 +308,14 @@ impl Scene {
 
     /// What the annotations of Services ask for and the registrations are not: one line for each Service.
     async fn not_kept(&self) -> Vec<String> {
-        let services = Api::<v1::Service>::namespaced(self.bed.client(), manifests::NAMESPACE);
-        let services = match services.list(&ListParams::default()).await {
-            Ok(services) => services,
-            Err(error) => return vec![format!("the Services cannot be listed: {error}")],
-        };
+        let mut services = Vec::new();
+        for namespace in NAMESPACES {
+            let of_namespace = Api::<v1::Service>::namespaced(self.bed.client(), namespace);
+            match of_namespace.list(&ListParams::default()).await {
+                Ok(list) => services.extend(list),
+                Err(error) => return vec![format!("the Services cannot be listed: {error}")],
+            }
+        }
         let registrations = self.recorder.registrations();
         let difference = |service: v1::Service| {
             let name = service.name_any();

@@ -207,7 +207,7 @@ impl Registration {
     /// Whether it is about a pod, or about what leads to that.
     pub fn selects(&self, pod: &Pod) -> bool {
         let mut labels = self.labels.iter();
-        labels.all(|(label, value)| pod.labels.get(label) == Some(value))
+        pod.namespace == self.namespace && labels.all(|(label, value)| pod.labels.get(label) == Some(value))
     }
 }
 
@@ -303,6 +303,7 @@ pub mod tests {
     /// A pod that it selects.
     pub fn pod(ready: bool) -> Pod {
         Pod {
+            namespace: "shop".to_owned(),
             labels: BTreeMap::from([("app".to_owned(), "orders".to_owned())]),
             ready,
             address: Some("10.0.0.7".to_owned()),

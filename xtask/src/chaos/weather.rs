@@ -27,8 +27,8 @@ struct Trouble {
 }
 
 impl Weather {
-    /// Of the faults.
-    pub fn of(faults: &[Fault], terms: &Terms) -> Self {
+    /// Of these faults.
+    pub fn of<'a>(faults: impl Iterator<Item = &'a Fault>, terms: &Terms) -> Self {
         let trouble = |fault: &Fault| {
             let mut span = fault.span;
             let cut_off = matches!(fault.kind, FaultKind::OperatorCutOff | FaultKind::SlowLink);
@@ -51,7 +51,7 @@ impl Weather {
         };
         Self {
             terms: terms.clone(),
-            troubles: faults.iter().map(trouble).collect(),
+            troubles: faults.map(trouble).collect(),
         }
     }
 

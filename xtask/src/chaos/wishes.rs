@@ -197,6 +197,15 @@ impl Wishes {
         [Cow::Borrowed(registration)].into_iter().chain(others).collect()
     }
 
+    /// The Registry of each prefix that a registration ever had.
+    pub fn registries_of_prefixes(&self) -> BTreeMap<&str, &str> {
+        let states = self.registrations.values().flatten();
+        let registrations = states.filter_map(|(_, registration)| registration.as_ref());
+        registrations
+            .flat_map(|one| one.prefixes().map(move |prefix| (prefix, one.registry())))
+            .collect()
+    }
+
     /// What each registration was, one state after the other.
     pub fn registration_states(&self) -> impl Iterator<Item = Vec<State<'_, Registration>>> {
         let ever = Span {

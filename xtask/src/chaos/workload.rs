@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1;
 use kube::{
     Api,
-    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -15,11 +15,12 @@ use tokio::{
 
 use super::{
     manifests::{
-        API, EXTERNAL_IPS, NAMESPACE, PORTS, allowed_labels, annotations, app, bare_pod, load_balancer, new_pod,
-        no_annotations, node_labels, registration, registration_name,
+        API, EXTERNAL_IPS, NAMESPACES, PORTS, REGISTRIES, allowed_labels, annotations, app, app_of_pod,
+        app_of_registration, bare_pod, load_balancer, namespace_of, new_pod, no_annotations, node_labels, registration,
+        registration_name,
     },
     nodes,
-    plan::{APPS, Action, Actions, BARE_PODS},
+    plan::{Action, Actions, BARE_PODS},
     record::{Gate, Pod},
     recorder,
     rng::index,
@@ -36,8 +37,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub async fn run(scene: &Scene, seed: u64, turn: &Mutex<()>) {
     let mut workload = Workload {
         scene,
-        pods: Api::namespaced(scene.bed.client(), NAMESPACE),
-        registrations: recorder::registrations(scene.bed.client()),
         stranger: Stranger::default(),
     };
     for (pause, action) in Actions::new(seed) {
@@ -51,8 +50,6 @@ pub async fn run(scene: &Scene, seed: u64, turn: &Mutex<()>) {
 
 struct Workload<'a> {
     scene: &'a Scene,
-    pods: Api<v1::Pod>,
-    registrations: Api<DynamicObject>,
     stranger: Stranger,
 }
 
@@ -60,40 +57,57 @@ impl Workload<'_> {
     /// Whether it went as it should. What is impossible just now counts as done.
     async fn act(&mut self, action: Action) -> Result<bool> {
         let scene = self.scene;
-        let namespace = &scene.namespace;
         match action {
-            Action::Scale { app: number, replicas } => namespace.scale(&app(number), replicas).await?,
-            Action::CreatePod { slot } => drop(namespace.apply(new_pod(slot).manifest()).await?),
-            Action::DeletePod { slot } => namespace.objects().delete("v1", "Pod", &bare_pod(slot)).await?,
+            Action::Scale { app: number, replicas } => scene.namespace_of(number).scale(&app(number), replicas).await?,
+            Action::CreatePod { slot } => drop(
+                scene
+                    .namespace_of(app_of_pod(slot))
+                    .apply(new_pod(slot).manifest())
+                    .await?,
+            ),
+            Action::DeletePod { slot } => {
+                let objects = scene.namespace_of(app_of_pod(slot)).objects();
+                objects.delete("v1", "Pod", &bare_pod(slot)).await?;
+            }
             Action::DeletePods { app: number } => {
                 let its = ListParams::default().labels(&format!("app={}", app(number)));
-                self.pods.delete_collection(&DeleteParams::default(), &its).await?;
+                self.pods(namespace_of(number))
+                    .delete_collection(&DeleteParams::default(), &its)
+                    .await?;
             }
             Action::UnregisterAll => {
                 let (how, all) = (DeleteParams::default(), ListParams::default());
-                self.registrations.delete_collection(&how, &all).await?;
+                for namespace in NAMESPACES {
+                    let registrations = recorder::registrations(scene.bed.client(), namespace);
+                    registrations.delete_collection(&how, &all).await?;
+                }
             }
             Action::Relabel { slot, app: number } => self.relabel(slot, number).await?,
             Action::Toggle { pick } => {
                 if let Some((name, pod)) = self.some_pod(pick) {
-                    namespace.set_ready(&name, !pod.ready).await?;
+                    scene.namespace(&pod.namespace).set_ready(&name, !pod.ready).await?;
                 }
             }
             Action::Flap { pick } => {
-                if let Some((name, _)) = self.some_pod(pick) {
+                if let Some((name, pod)) = self.some_pod(pick) {
+                    let namespace = scene.namespace(&pod.namespace);
                     namespace.set_ready(&name, false).await?;
                     sleep(Duration::from_millis(pick % 60)).await;
                     namespace.set_ready(&name, true).await?;
                 }
             }
-            Action::Register { slot, shape } => drop(namespace.apply(registration(slot, shape)).await?),
+            Action::Register { slot, shape } => {
+                let namespace = scene.namespace_of(app_of_registration(slot));
+                namespace.apply(registration(slot, shape)).await?;
+            }
             Action::Unregister { slot } => {
                 let name = registration_name(slot);
-                namespace.objects().delete(API, "ServiceRegistration", &name).await?;
+                let objects = scene.namespace_of(app_of_registration(slot)).objects();
+                objects.delete(API, "ServiceRegistration", &name).await?;
             }
             Action::Annotate { app: number, shape } => self.annotate(number, &annotations(number, shape)).await?,
             Action::Unannotate { app: number } => self.annotate(number, &no_annotations()).await?,
-            Action::Meddle { app: number, pick } => self.meddle(&app(number), pick).await?,
+            Action::Meddle { app: number, pick } => self.meddle(number, pick).await?,
             Action::RelabelNode { node, pick } => nodes::change(scene, node, &node_labels(pick)).await?,
             Action::ToggleNode { node } => nodes::toggle(scene, node).await?,
             Action::ReserveNode { node, pick } => nodes::reserve(scene, node, pick).await?,
@@ -101,7 +115,8 @@ impl Workload<'_> {
             Action::AllowLabels { pick } => {
                 let change = Patch::Merge(allowed_labels(pick));
                 let registries = recorder::registries(scene.bed.client());
-                registries.patch("default", &PatchParams::default(), &change).await?;
+                let (registry, ..) = REGISTRIES[index(pick >> 8, REGISTRIES.len())];
+                registries.patch(registry, &PatchParams::default(), &change).await?;
             }
             Action::Route { app: number, local } => {
                 let policy = if local { "Local" } else { "Cluster" };
@@ -116,7 +131,7 @@ impl Workload<'_> {
                         .is_none()
                         .then(|| format!("fd00::{:x}", pick >> 8 & 0xffff | 1));
                     let addresses: Vec<&str> = pod.address.iter().chain(&ipv6).map(String::as_str).collect();
-                    namespace.set_pod_ips(&name, &addresses).await?;
+                    scene.namespace(&pod.namespace).set_pod_ips(&name, &addresses).await?;
                 }
             }
             Action::StrangerNear { pick } => return Ok(self.near(pick).await),
@@ -141,13 +156,19 @@ impl Workload<'_> {
         (!pods.is_empty()).then(|| pods.swap_remove(index(pick, pods.len())))
     }
 
+    fn pods(&self, namespace: &str) -> Api<v1::Pod> {
+        Api::namespaced(self.scene.bed.client(), namespace)
+    }
+
     async fn relabel(&self, slot: usize, number: usize) -> Result<()> {
         let name = bare_pod(slot);
         if !self.scene.recorder.pods().contains_key(&name) {
             return Ok(());
         }
         let change = Patch::Merge(json!({"metadata": {"labels": {"app": app(number)}}}));
-        self.pods.patch(&name, &PatchParams::default(), &change).await?;
+        self.pods(namespace_of(app_of_pod(slot)))
+            .patch(&name, &PatchParams::default(), &change)
+            .await?;
         Ok(())
     }
 
@@ -166,27 +187,29 @@ impl Workload<'_> {
                 .await;
         }
         let change = load_balancer(number, most);
-        self.scene.namespace.objects().merge_status(change).await?;
+        self.scene.namespace_of(number).objects().merge_status(change).await?;
         Ok(())
     }
 
     async fn change_service(&self, number: usize, change: &Value) -> Result<()> {
-        let services = Api::<v1::Service>::namespaced(self.scene.bed.client(), NAMESPACE);
+        let services = Api::<v1::Service>::namespaced(self.scene.bed.client(), namespace_of(number));
         let change = Patch::Merge(change);
         services.patch(&app(number), &PatchParams::default(), &change).await?;
         Ok(())
     }
 
     /// Edits or deletes a registration that the operator keeps, if it is there.
-    async fn meddle(&self, name: &str, pick: u64) -> Result<()> {
+    async fn meddle(&self, number: usize, pick: u64) -> Result<()> {
+        let name = &app(number);
         if !self.scene.recorder.registrations().contains_key(name) {
             return Ok(());
         }
+        let registrations = recorder::registrations(self.scene.bed.client(), namespace_of(number));
         if pick.is_multiple_of(2) {
-            self.registrations.delete(name, &DeleteParams::default()).await?;
+            registrations.delete(name, &DeleteParams::default()).await?;
         } else {
             let change = Patch::Merge(json!({"spec": {"weight": 7}}));
-            self.registrations.patch(name, &PatchParams::default(), &change).await?;
+            registrations.patch(name, &PatchParams::default(), &change).await?;
         }
         Ok(())
     }
@@ -212,17 +235,18 @@ impl Workload<'_> {
 
     /// The key of a bare pod: of one that becomes ready at the same moment, or is created after that.
     async fn takes(&mut self, slot: usize, pick: u64) -> Result<bool> {
-        let (name, namespace) = (bare_pod(slot), &self.scene.namespace);
+        let (name, namespace) = (bare_pod(slot), self.scene.namespace_of(app_of_pod(slot)));
         let there = self.scene.recorder.pods().remove(&name);
         let registrations = self.scene.recorder.registrations();
         let label = there.as_ref().and_then(|pod| pod.labels.get("app").cloned());
-        let label = label.unwrap_or_else(|| app(slot % APPS));
+        let label = label.unwrap_or_else(|| app(app_of_pod(slot)));
         let keys: Vec<String> = registrations
             .values()
             .filter(|one| one.labels().get("app") == Some(&label))
             .flat_map(|one| {
                 let ports = PORTS.map(|(port, number)| (port.to_owned(), number));
                 let pod = Pod {
+                    namespace: namespace.name().to_owned(),
                     labels: one.labels().clone(),
                     ready: true,
                     address: Some(String::new()),

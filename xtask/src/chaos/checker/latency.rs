@@ -90,7 +90,10 @@ fn follow(scene: &Scene<'_>, key: &str, wished: Option<&str>, span: Span) -> Opt
         from: span.from.saturating_sub(lag),
         to: done.at.max(span.from),
     };
-    scene.weather.is_calm(whole).then(|| done.at.saturating_sub(span.from))
+    scene
+        .weather_of(key)
+        .is_calm(whole)
+        .then(|| done.at.saturating_sub(span.from))
 }
 
 /// The value below which so many of a hundred lie; none of nothing. The values are sorted.

@@ -38,7 +38,7 @@ pub fn too_early(scene: &Scene<'_>, key: &str, touch: &Touch, within: Span, know
                 let since = pod.since.unwrap_or_default();
                 let available = available(&specs, since, within);
                 if available <= touch.at + SLACK
-                    || was_registered(scene, &specs, name, begin(&pods, state), touch, within)
+                    || was_registered(scene, &specs, key, begin(&pods, state), touch, within)
                 {
                     return None;
                 }
@@ -76,13 +76,14 @@ fn begin(pods: &[(&Pod, State<'_, Pod>)], state: &State<'_, Pod>) -> Moment {
 fn was_registered(
     scene: &Scene<'_>,
     specs: &[State<'_, Registration>],
-    name: &str,
+    key: &str,
     begin: Moment,
     touch: &Touch,
     within: Span,
 ) -> bool {
+    let (name, is_calm) = (wishes::named(key), scene.weather_of(key).is_calm(within));
     // The former records stay until the new ones are written; which of them are is learnt late only in trouble.
-    let from = if scene.weather.is_calm(within) {
+    let from = if is_calm {
         touch.at.saturating_sub(SLACK).max(begin)
     } else {
         within.from

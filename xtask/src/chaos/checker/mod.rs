@@ -17,6 +17,8 @@ mod min_ready_tests;
 #[cfg(test)]
 mod node_tests;
 mod reasons;
+#[cfg(test)]
+mod registry_tests;
 mod retained;
 #[cfg(test)]
 mod service_tests;
@@ -153,21 +155,51 @@ struct Scene<'a> {
     terms: &'a Terms,
     wishes: Wishes,
     touches: BTreeMap<String, Vec<Touch>>,
+    /// By all faults.
     weather: Weather,
+    /// By the faults that affect the operators of a Registry, by its name.
+    weathers: BTreeMap<String, Weather>,
+    /// The Registry of each prefix.
+    registries: BTreeMap<String, String>,
     retained: Retained,
 }
 
 impl<'a> Scene<'a> {
     fn of(record: &'a Record, terms: &'a Terms) -> Self {
         let (wishes, touches) = (Wishes::of(&record.kubernetes), holders::touches(&record.etcd));
+        let registries: BTreeMap<String, String> = wishes
+            .registries_of_prefixes()
+            .into_iter()
+            .map(|(prefix, registry)| (prefix.to_owned(), registry.to_owned()))
+            .collect();
+        let of_registry = |registry: &String| {
+            let faults = record.faults.iter();
+            let faults = faults.filter(|fault| fault.registry.as_ref().is_none_or(|one| one == registry));
+            (registry.clone(), Weather::of(faults, terms))
+        };
         Self {
             record,
             terms,
+            weathers: registries.values().map(of_registry).collect(),
+            registries,
             retained: Retained::of(&wishes, &touches),
             wishes,
             touches,
-            weather: Weather::of(&record.faults, terms),
+            weather: Weather::of(record.faults.iter(), terms),
         }
+    }
+
+    /// The Registry that a key belongs to, if a registration ever had a prefix of it.
+    fn registry_of(&self, key: &str) -> Option<&str> {
+        let mut prefixes = self.registries.iter();
+        let found = prefixes.find(|(prefix, _)| key.starts_with(prefix.as_str()))?;
+        Some(found.1)
+    }
+
+    /// When the servers that keep a key were well.
+    fn weather_of(&self, key: &str) -> &Weather {
+        let of_registry = self.registry_of(key).and_then(|registry| self.weathers.get(registry));
+        of_registry.unwrap_or(&self.weather)
     }
 
     fn touches(&self, key: &str) -> &[Touch] {

@@ -10,6 +10,7 @@ use super::{Kind, Scene, Verdict, Violation, during, min_ready, named};
 use crate::chaos::{
     holders::{Holder, Touch},
     record::Span,
+    weather::Weather,
     wishes::Wish,
 };
 
@@ -18,6 +19,7 @@ pub fn judge(scene: &Scene<'_>, verdict: &mut Verdict) {
         let mut history = History {
             scene,
             key,
+            weather: scene.weather_of(key),
             wishes: scene.wishes.of_key(key),
             reached: 0,
         };
@@ -52,6 +54,7 @@ enum Judgement {
 struct History<'a> {
     scene: &'a Scene<'a>,
     key: &'a str,
+    weather: &'a Weather,
     wishes: &'a [Wish],
     /// The wish that explains the last write.
     reached: usize,
@@ -59,16 +62,25 @@ struct History<'a> {
 
 impl History<'_> {
     fn judge(&mut self, touch: &Touch) -> Judgement {
-        let within = self.scene.weather.explaining(touch.at);
+        let within = self.weather.explaining(touch.at);
         if touch.lapse {
             return self.judge_lapse(touch);
         }
         if !touch.led {
-            let why = format!("{} was written while no operator was the leader", named(&touch.after));
+            let why = format!(
+                "{} was written while no operator of its Registry was the leader",
+                named(&touch.after)
+            );
             return Judgement::Wrong(Kind::Unfenced, why);
         }
         if !touch.recorded {
             let why = "the key was put on a lease that no operator has recorded".to_owned();
+            return Judgement::Wrong(Kind::Unfenced, why);
+        }
+        if let (Some(own), Some(other)) = (self.scene.registry_of(self.key), touch.registry)
+            && own != other
+        {
+            let why = format!("the key belongs to the Registry {own}, and the lease to the Registry {other}");
             return Judgement::Wrong(Kind::Unfenced, why);
         }
         let value = match &touch.after {
@@ -84,7 +96,7 @@ impl History<'_> {
             .recent(within)
             .filter(|i| self.wishes[*i].value.as_deref() == value);
         let right: Vec<usize> = right.collect();
-        let known = if self.scene.weather.view_returns(touch.at) {
+        let known = if self.weather.view_returns(touch.at) {
             within.from
         } else {
             self.wishes[self.reached].from
@@ -110,7 +122,7 @@ impl History<'_> {
         }
         let wishes = &self.scene.wishes;
         let is_open = value.is_none() && wishes.could_be_gone(self.key, within)
-            || wishes.service_could_be(self.key, value, within, self.scene.weather.is_calm(within));
+            || wishes.service_could_be(self.key, value, within, self.weather.is_calm(within));
         if otherwise.is_right || is_open || self.scene.retained.allows(self.key, value, within) {
             return Judgement::Right;
         }
@@ -139,7 +151,7 @@ impl History<'_> {
             to: touch.at + lag,
         };
         let unwanted = self.recent(within).any(|i| self.wishes[i].value.is_none());
-        if unwanted || self.scene.weather.explains_lapse(touch.at) {
+        if unwanted || self.weather.explains_lapse(touch.at) {
             return Judgement::Lapsed;
         }
         let why = "the key expired with its lease, and no fault kept the operators from renewing it".to_owned();

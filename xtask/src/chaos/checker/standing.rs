@@ -34,7 +34,7 @@ fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
             };
             let wrong = scene.retained.not_allowed(key, value, span).into_iter();
             let calm = wrong
-                .map(|part| scene.weather.longest_calm(part))
+                .map(|part| scene.weather_of(key).longest_calm(part))
                 .max()
                 .unwrap_or_default();
             if calm <= scene.terms.bound {

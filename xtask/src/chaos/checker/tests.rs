@@ -98,7 +98,7 @@ impl Story {
     }
 
     /// A lease ends, and the key on it.
-    fn lapse(&mut self, at: f64) {
+    pub fn lapse(&mut self, at: f64) {
         self.revision += 1;
         self.event(KEY, at, What::Delete);
         self.event(RECORD, at, What::Delete);
@@ -123,6 +123,7 @@ impl Story {
             span,
             halts,
             relieved: kind.part() == Part::Operators && !halts && !is_slow,
+            registry: None,
         });
     }
 
