@@ -47,6 +47,9 @@ pub const TO_BE_DELETED: &str = "ToBeDeletedByClusterAutoscaler";
 /// A port that no container declares.
 const ADMIN: u16 = 9090;
 
+/// How many keys a namespace may have in the second Registry: fewer than its pods ask for at times.
+const QUOTA: usize = 6;
+
 /// A Registry, one of [`REGISTRIES`].
 pub fn registry(number: usize, endpoints: &[String], ttl_seconds: u32) -> Value {
     let (name, meta_prefix, class) = REGISTRIES[number];
@@ -64,6 +67,8 @@ pub fn registry(number: usize, endpoints: &[String], ttl_seconds: u32) -> Value 
     });
     if let Some(class) = class {
         registry["spec"]["class"] = json!(class);
+        let rule = json!({"name": "all", "namespaceSelector": {}, "keysPerNamespace": QUOTA});
+        registry["spec"]["access"] = json!({"rules": [rule]});
     }
     registry
 }

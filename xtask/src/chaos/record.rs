@@ -31,6 +31,25 @@ impl Span {
         self.to.saturating_sub(self.from)
     }
 
+    /// Its parts that are in none of some others.
+    pub fn without(self, others: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut others: Vec<Self> = others.into_iter().collect();
+        others.sort_by_key(|one| one.from);
+        let (mut parts, mut from) = (Vec::new(), self.from);
+        for one in others {
+            if one.from > from {
+                parts.push(Self {
+                    from,
+                    to: one.from.min(self.to),
+                });
+            }
+            from = from.max(one.to);
+        }
+        parts.push(Self { from, to: self.to });
+        parts.retain(|part| part.from < part.to);
+        parts
+    }
+
     /// Whether the two have a moment in common.
     pub fn meets(self, other: Self) -> bool {
         self.from <= other.to && self.to >= other.from
@@ -149,6 +168,8 @@ pub struct Node {
 pub struct Registry {
     /// The labels of nodes that registrations may publish, besides those that they always may.
     pub node_labels: BTreeSet<String>,
+    /// How many keys each namespace may have in it.
+    pub keys_per_namespace: Option<usize>,
 }
 
 /// What matters of a Service.

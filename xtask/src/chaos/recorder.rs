@@ -285,7 +285,11 @@ fn read_service(service: &v1::Service) -> Service {
 fn read_registry(object: &DynamicObject) -> Registry {
     let labels = object.data["spec"]["nodeLabels"].as_array();
     let labels = labels.into_iter().flatten();
+    let rules = object.data["spec"]["access"]["rules"].as_array();
+    let quotas = rules.into_iter().flatten();
+    let quotas = quotas.filter_map(|rule| usize::try_from(rule["keysPerNamespace"].as_u64()?).ok());
     Registry {
+        keys_per_namespace: quotas.max(),
         node_labels: labels.filter_map(|label| Some(label.as_str()?.to_owned())).collect(),
     }
 }

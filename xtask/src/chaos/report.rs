@@ -49,6 +49,7 @@ pub fn table(record: &Record, verdict: &Verdict, actions: &BTreeMap<&'static str
     row("quiet periods", &record.quiets.len());
     row("keys that expired with their lease, as allowed", &verdict.lapses);
     row("writes hidden by a gap in the record", &verdict.unjudged);
+    row("time with a quota used up, s", &verdict.quota_used_up.as_secs());
     let Latencies { to_key, to_gone } = &verdict.latencies;
     row("ready to key, ms: p50 p99 max (count)", &quantiles(to_key));
     row("unready to removal, ms: p50 p99 max (count)", &quantiles(to_gone));

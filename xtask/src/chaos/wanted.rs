@@ -161,6 +161,11 @@ impl Registration {
         })
     }
 
+    /// Its namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The name of its Registry.
     pub fn registry(&self) -> &str {
         &self.registry

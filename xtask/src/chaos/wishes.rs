@@ -197,12 +197,22 @@ impl Wishes {
         [Cow::Borrowed(registration)].into_iter().chain(others).collect()
     }
 
-    /// The Registry of each prefix that a registration ever had.
-    pub fn registries_of_prefixes(&self) -> BTreeMap<&str, &str> {
+    /// How many keys each namespace may have in a Registry.
+    pub fn quota(&self, registry: &str) -> Option<usize> {
+        let states = self.registries.get(registry)?;
+        let mut states = states.iter().rev().filter_map(|(_, registry)| registry.as_ref());
+        states.next()?.keys_per_namespace
+    }
+
+    /// The Registry and the namespace of each prefix that a registration ever had.
+    pub fn owners_of_prefixes(&self) -> BTreeMap<&str, (&str, &str)> {
         let states = self.registrations.values().flatten();
         let registrations = states.filter_map(|(_, registration)| registration.as_ref());
         registrations
-            .flat_map(|one| one.prefixes().map(move |prefix| (prefix, one.registry())))
+            .flat_map(|one| {
+                one.prefixes()
+                    .map(move |prefix| (prefix, (one.registry(), one.namespace())))
+            })
             .collect()
     }
 

@@ -242,7 +242,8 @@ impl Workload<'_> {
         let label = label.unwrap_or_else(|| app(app_of_pod(slot)));
         let keys: Vec<String> = registrations
             .values()
-            .filter(|one| one.labels().get("app") == Some(&label))
+            // What another client takes may or may not count for a quota.
+            .filter(|one| one.labels().get("app") == Some(&label) && one.registry() == REGISTRIES[0].0)
             .flat_map(|one| {
                 let ports = PORTS.map(|(port, number)| (port.to_owned(), number));
                 let pod = Pod {

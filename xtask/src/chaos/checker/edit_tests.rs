@@ -51,6 +51,7 @@ impl Story {
     /// The Registry allows these labels of nodes.
     fn allow(&mut self, at: f64, labels: &[&str]) {
         let registry = Registry {
+            keys_per_namespace: None,
             node_labels: labels.iter().map(|label| (*label).to_owned()).collect(),
         };
         self.sight(at, Sight::Registry("default".to_owned(), Some(registry)));

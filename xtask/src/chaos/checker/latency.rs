@@ -30,7 +30,8 @@ pub struct Sample {
 
 pub fn measure(scene: &Scene<'_>) -> Latencies {
     let mut latencies = Latencies::default();
-    for key in scene.wishes.keys() {
+    // A wait for a quota is no latency of the operator.
+    for key in scene.wishes.keys().filter(|key| !scene.quotas.limits(key)) {
         let wishes = scene.wishes.of_key(key);
         let ends = wishes.iter().skip(1).map(|wish| wish.from).chain([scene.record.end]);
         // The first is that there is nothing.

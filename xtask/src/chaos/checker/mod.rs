@@ -16,6 +16,9 @@ mod min_ready;
 mod min_ready_tests;
 #[cfg(test)]
 mod node_tests;
+#[cfg(test)]
+mod quota_tests;
+mod quotas;
 mod reasons;
 #[cfg(test)]
 mod registry_tests;
@@ -31,7 +34,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use testbed::Kind as What;
 
-use self::retained::Retained;
+use self::{quotas::Quotas, retained::Retained};
 use super::{
     holders::{self, Holder, Touch},
     record::{Gate, Moment, Pod, Record, Span},
@@ -103,6 +106,8 @@ pub enum Kind {
     Foreign,
     /// A readiness gate opened before the keys of its pod were there.
     Gate,
+    /// A namespace had more keys than its quota allows.
+    Quota,
     /// Something happened while nothing should.
     Noise,
     /// etcd does not come to what it should hold.
@@ -125,6 +130,7 @@ impl fmt::Display for Kind {
             Self::Unfenced => "unfenced write",
             Self::Foreign => "foreign key touched",
             Self::Gate => "gate opened too early",
+            Self::Quota => "quota exceeded",
             Self::Noise => "noise",
             Self::Unconverged => "unconverged",
             Self::Death => "death",
@@ -145,6 +151,8 @@ pub struct Verdict {
     pub lapses: usize,
     /// Writes that cannot be checked because of a gap in the record of Kubernetes.
     pub unjudged: usize,
+    /// For how long a namespace had as many keys as its quota allows.
+    pub quota_used_up: Duration,
     /// How long keys took.
     pub latencies: Latencies,
 }
@@ -162,15 +170,16 @@ struct Scene<'a> {
     /// The Registry of each prefix.
     registries: BTreeMap<String, String>,
     retained: Retained,
+    quotas: Quotas,
 }
 
 impl<'a> Scene<'a> {
     fn of(record: &'a Record, terms: &'a Terms) -> Self {
         let (wishes, touches) = (Wishes::of(&record.kubernetes), holders::touches(&record.etcd));
         let registries: BTreeMap<String, String> = wishes
-            .registries_of_prefixes()
+            .owners_of_prefixes()
             .into_iter()
-            .map(|(prefix, registry)| (prefix.to_owned(), registry.to_owned()))
+            .map(|(prefix, (registry, _))| (prefix.to_owned(), registry.to_owned()))
             .collect();
         let of_registry = |registry: &String| {
             let faults = record.faults.iter();
@@ -183,6 +192,7 @@ impl<'a> Scene<'a> {
             weathers: registries.values().map(of_registry).collect(),
             registries,
             retained: Retained::of(&wishes, &touches),
+            quotas: Quotas::of(&wishes, &touches),
             wishes,
             touches,
             weather: Weather::of(record.faults.iter(), terms),
@@ -213,11 +223,13 @@ pub fn check(record: &Record, terms: &Terms) -> Verdict {
     let mut verdict = Verdict {
         events: scene.touches.values().map(Vec::len).sum(),
         keys: scene.touches.len(),
+        quota_used_up: scene.quotas.used_up(record.end),
         latencies: latency::measure(&scene),
         ..Verdict::default()
     };
     reasons::judge(&scene, &mut verdict);
     verdict.violations.extend(standing::violations(&scene));
+    verdict.violations.extend(quotas::violations(&scene));
     verdict.violations.extend(foreign::violations(&scene));
     verdict.violations.extend(gates::violations(&scene));
     verdict.violations.extend(silence::violations(&scene));
@@ -228,7 +240,8 @@ pub fn check(record: &Record, terms: &Terms) -> Verdict {
 /// What still keeps etcd from holding exactly what it should by all that was seen: one line for each key.
 pub fn differences(record: &Record) -> Vec<String> {
     let wishes = Wishes::of(&record.kubernetes);
-    let retained = Retained::of(&wishes, &holders::touches(&record.etcd));
+    let touches = holders::touches(&record.etcd);
+    let (retained, quotas) = (Retained::of(&wishes, &touches), Quotas::of(&wishes, &touches));
     let now = Span {
         from: record.end,
         to: record.end,
@@ -243,10 +256,10 @@ pub fn differences(record: &Record) -> Vec<String> {
             What::Delete => held.remove(event.key.as_str()),
         };
     }
-    let mut differences = Vec::new();
+    let mut differences = quotas.exceeded(now);
     for key in wishes.keys() {
         match (wishes.last(key), held.get(key.as_str())) {
-            (Some(_), None) if retained.allows(key, None, now) => {}
+            (Some(_), None) if retained.allows(key, None, now) || quotas.is_full(key, now) => {}
             (Some(wanted), None) => differences.push(format!("{key} is missing, it should be {wanted}")),
             (Some(wanted), Some(held)) if !holders::is_stranger(held) && canonical(held) != wanted => {
                 differences.push(format!("{key} is {held}, it should be {wanted}"));

@@ -105,25 +105,8 @@ impl Retained {
 
     /// The parts of `span` in which nothing allows that `key` has `value`, or is not there.
     pub fn not_allowed(&self, key: &str, value: Option<&str>, span: Span) -> Vec<Span> {
-        let mut allowed: Vec<Span> = self
-            .of_key(key)
-            .filter(|one| one.value.as_deref() == value)
-            .map(|one| one.span)
-            .collect();
-        allowed.sort_by_key(|one| one.from);
-        let (mut parts, mut from) = (Vec::new(), span.from);
-        for one in allowed {
-            if one.from > from {
-                parts.push(Span {
-                    from,
-                    to: one.from.min(span.to),
-                });
-            }
-            from = from.max(one.to);
-        }
-        parts.push(Span { from, to: span.to });
-        parts.retain(|part| part.from < part.to);
-        parts
+        let allowed = self.of_key(key).filter(|one| one.value.as_deref() == value);
+        span.without(allowed.map(|one| one.span))
     }
 
     fn of_key(&self, key: &str) -> impl Iterator<Item = &Retention> {

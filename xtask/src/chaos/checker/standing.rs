@@ -33,7 +33,14 @@ fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
                 Holder::Absent | Holder::Foreign => None,
             };
             let wrong = scene.retained.not_allowed(key, value, span).into_iter();
+            // Of the pods above a quota it is open which ones have keys.
+            let full = if *holder == Holder::Absent {
+                scene.quotas.full(key)
+            } else {
+                &[]
+            };
             let calm = wrong
+                .flat_map(|part| part.without(full.iter().copied()))
                 .map(|part| scene.weather_of(key).longest_calm(part))
                 .max()
                 .unwrap_or_default();
