@@ -250,26 +250,6 @@ fn add_node_labels(spec: &mut Value, shape: u64) {
     }
 }
 
-/// Sets the label of a node that `pick` falls to, or removes it.
-pub fn node_labels(pick: u64) -> Value {
-    let label = [ZONE, RACK, COST][super::rng::index(pick, 3)];
-    let value = [Some("a"), Some("b"), Some("c"), None][super::rng::index(pick >> 8, 4)];
-    json!({"metadata": {"labels": {label: value}}})
-}
-
-/// Excludes a node from load balancers, marks it for removal or makes it unschedulable, or undoes that.
-pub fn node_use(pick: u64) -> Value {
-    let undo = (pick >> 8) & 1 == 1;
-    match pick % 3 {
-        0 => json!({"metadata": {"labels": {EXCLUDE: if undo { Value::Null } else { json!("") }}}}),
-        1 => {
-            let taint = json!([{"key": TO_BE_DELETED, "value": "1", "effect": "NoSchedule"}]);
-            json!({"spec": {"taints": if undo { Value::Null } else { taint }}})
-        }
-        _ => json!({"spec": {"unschedulable": !undo}}),
-    }
-}
-
 /// The type of addresses of a registration, if it names one: half of the time the one that it has mostly.
 fn address(slot: usize, shape: u64) -> Option<&'static str> {
     let mostly = slot.checked_sub(REGISTRATIONS).map(|i| ADDRESSES[i]);

@@ -10,7 +10,12 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use super::{manifests::node_use, scene::Scene};
+use super::{
+    manifests::{COST, EXCLUDE, RACK, TO_BE_DELETED},
+    rng::index,
+    scene::Scene,
+    wanted::ZONE,
+};
 use crate::error::Result;
 
 /// The name of a node of the bed.
@@ -25,12 +30,17 @@ pub async fn take_over(scene: &Scene, number: usize) -> Result<()> {
 }
 
 /// Merges a change (RFC 7386) into a node.
-pub async fn change(scene: &Scene, number: usize, change: &Value) -> Result<()> {
+async fn change(scene: &Scene, number: usize, change: &Value) -> Result<()> {
     let nodes = Api::<Node>::all(scene.bed.client());
     nodes
         .patch(&name(number), &PatchParams::default(), &Patch::Merge(change))
         .await?;
     Ok(())
+}
+
+/// Gives a node another label, or takes it away.
+pub async fn relabel(scene: &Scene, number: usize, pick: u64) -> Result<()> {
+    change(scene, number, &node_labels(pick)).await
 }
 
 /// Excludes a node from load balancers, or the like, or undoes that. Pods can always run on the first node.
@@ -71,4 +81,24 @@ pub async fn toggle(scene: &Scene, number: usize) -> Result<()> {
     let nodes = Api::<Node>::all(scene.bed.client());
     nodes.patch_status(&name, &PatchParams::default(), &change).await?;
     Ok(())
+}
+
+/// Sets the label of a node that `pick` falls to, or removes it.
+fn node_labels(pick: u64) -> Value {
+    let label = [ZONE, RACK, COST][index(pick, 3)];
+    let value = [Some("a"), Some("b"), Some("c"), None][index(pick >> 8, 4)];
+    json!({"metadata": {"labels": {label: value}}})
+}
+
+/// Excludes a node from load balancers, marks it for removal or makes it unschedulable, or undoes that.
+fn node_use(pick: u64) -> Value {
+    let undo = (pick >> 8) & 1 == 1;
+    match pick % 3 {
+        0 => json!({"metadata": {"labels": {EXCLUDE: if undo { Value::Null } else { json!("") }}}}),
+        1 => {
+            let taint = json!([{"key": TO_BE_DELETED, "value": "1", "effect": "NoSchedule"}]);
+            json!({"spec": {"taints": if undo { Value::Null } else { taint }}})
+        }
+        _ => json!({"spec": {"unschedulable": !undo}}),
+    }
 }

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     manifests::{
         API, EXTERNAL_IPS, NAMESPACES, PORTS, REGISTRIES, allowed_labels, annotations, app, app_of_pod,
-        app_of_registration, bare_pod, load_balancer, namespace_of, new_pod, no_annotations, node_labels, registration,
+        app_of_registration, bare_pod, load_balancer, namespace_of, new_pod, no_annotations, registration,
         registration_name,
     },
     nodes,
@@ -108,7 +108,7 @@ impl Workload<'_> {
             Action::Annotate { app: number, shape } => self.annotate(number, &annotations(number, shape)).await?,
             Action::Unannotate { app: number } => self.annotate(number, &no_annotations()).await?,
             Action::Meddle { app: number, pick } => self.meddle(number, pick).await?,
-            Action::RelabelNode { node, pick } => nodes::change(scene, node, &node_labels(pick)).await?,
+            Action::RelabelNode { node, pick } => nodes::relabel(scene, node, pick).await?,
             Action::ToggleNode { node } => nodes::toggle(scene, node).await?,
             Action::ReserveNode { node, pick } => nodes::reserve(scene, node, pick).await?,
             Action::ReachNode { node, pick } => nodes::reach(scene, node, pick).await?,
