@@ -51,7 +51,7 @@ pub async fn inject(scene: &Scene, planned: &PlannedFault) -> Result<()> {
         planned.kind,
         span.length().as_secs_f64()
     );
-    scene.befell(Fault {
+    scene.record_fault(Fault {
         kind: planned.kind,
         target,
         span,

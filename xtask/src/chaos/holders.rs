@@ -6,7 +6,7 @@ use testbed::{Event, Kind};
 
 use super::{
     manifests::REGISTRIES,
-    record::{Moment, STRANGER},
+    record::{FOREIGN, Moment},
     wanted::canonical,
 };
 
@@ -22,7 +22,7 @@ pub enum Holder {
         /// Its lease.
         lease: i64,
     },
-    /// The stranger wrote it.
+    /// The foreign client wrote it.
     Foreign,
 }
 
@@ -59,9 +59,9 @@ fn registry_of_record(key: &str) -> Option<&'static str> {
     Some(found.0)
 }
 
-/// Whether a value is the stranger's.
-pub fn is_stranger(value: &str) -> bool {
-    value.starts_with(STRANGER)
+/// Whether a value is the foreign client's.
+pub fn is_foreign(value: &str) -> bool {
+    value.starts_with(FOREIGN)
 }
 
 /// What happened to each data key, in order.
@@ -99,7 +99,7 @@ pub fn touches(events: &[(Moment, Event)]) -> BTreeMap<String, Vec<Touch>> {
         let before = of_key.last().map_or(Holder::Absent, |last| last.after.clone());
         let after = match &event.kind {
             Kind::Delete => Holder::Absent,
-            Kind::Put { value, .. } if is_stranger(value) => Holder::Foreign,
+            Kind::Put { value, .. } if is_foreign(value) => Holder::Foreign,
             Kind::Put { value, lease } => Holder::Ours {
                 value: canonical(value),
                 lease: *lease,

@@ -1,10 +1,10 @@
 //! `cargo xtask chaos`: a random workload under random faults, and a checker of what consumers could observe.
 //!
 //! - [`plan`]: what a seed stands for. [`manifests`]: what it is made of.
-//! - [`scene`]: the bed and what is known of it; [`etcd_links`] and [`access`]: how operators reach and enter etcd; [`workload`], [`nodes`], [`stranger`] and [`faults`] carry the plan out on
+//! - [`scene`]: the bed and what is known of it; [`etcd_links`] and [`access`]: how operators reach and enter etcd; [`workload`], [`nodes`], [`foreign_client`] and [`faults`] carry the plan out on
 //!   it.
 //! - [`recorder`] and the test bed's history of etcd see what happens; [`record`] is what they saw.
-//! - [`wanted`], [`cluster`], [`wishes`], [`orders`]: what keys should hold by it. [`holders`]: what they held. [`weather`]: when the servers were well.
+//! - [`wanted`], [`cluster`], [`desired`], [`observation_order`]: what keys should hold by it. [`holders`]: what they held. [`health`]: when the servers were well.
 //! - [`checker`]: whether that is correct. [`report`]: what the command prints.
 //!
 //! Nothing here may use the crate `leasehold`: what decides about the operator shares no code with it.
@@ -12,22 +12,22 @@
 mod access;
 mod checker;
 mod cluster;
+mod desired;
 mod etcd_links;
 mod faults;
+mod foreign_client;
+mod health;
 mod holders;
 mod manifests;
 mod nodes;
-mod orders;
+mod observation_order;
 mod plan;
 mod record;
 mod recorder;
 mod report;
 mod rng;
 mod scene;
-mod stranger;
 mod wanted;
-mod weather;
-mod wishes;
 mod workload;
 
 use std::{

@@ -180,14 +180,14 @@ pub enum Action {
     Route { app: usize, local: bool },
     /// A Service gets other external IPs, or its load balancer other addresses.
     Lead { app: usize, pick: u64 },
-    /// The stranger writes a key beside those of a registration.
-    StrangerNear { pick: u64 },
-    /// The stranger takes the key that a bare pod is about to want.
-    StrangerTakes { slot: usize, pick: u64 },
-    /// The stranger changes one of its keys.
-    StrangerChanges { pick: u64 },
-    /// The stranger deletes one of its keys.
-    StrangerLeaves { pick: u64 },
+    /// The foreign client writes a key beside those of a registration.
+    ForeignNear { pick: u64 },
+    /// The foreign client takes the key that a bare pod is about to want.
+    ForeignTakes { slot: usize, pick: u64 },
+    /// The foreign client changes one of its keys.
+    ForeignChanges { pick: u64 },
+    /// The foreign client deletes one of its keys.
+    ForeignLeaves { pick: u64 },
 }
 
 impl Action {
@@ -215,10 +215,10 @@ impl Action {
             Self::AllowLabels { .. } => "Registry's list of node labels changed",
             Self::Route { .. } => "Service's traffic policy changed",
             Self::Lead { .. } => "Service's addresses changed",
-            Self::StrangerNear { .. } => "foreign client wrote a key of its own",
-            Self::StrangerTakes { .. } => "foreign client took a pod's key",
-            Self::StrangerChanges { .. } => "foreign client changed a key",
-            Self::StrangerLeaves { .. } => "foreign client deleted a key",
+            Self::ForeignNear { .. } => "foreign client wrote a key of its own",
+            Self::ForeignTakes { .. } => "foreign client took a pod's key",
+            Self::ForeignChanges { .. } => "foreign client changed a key",
+            Self::ForeignLeaves { .. } => "foreign client deleted a key",
         }
     }
 }
@@ -267,10 +267,10 @@ impl Iterator for Actions {
             76..80 => Action::Annotate { app, shape: pick },
             80..82 => Action::Unannotate { app },
             82..84 => Action::Meddle { app, pick },
-            84..87 => Action::StrangerNear { pick },
-            87..92 => Action::StrangerTakes { slot, pick },
-            92..94 => Action::StrangerChanges { pick },
-            94..100 => Action::StrangerLeaves { pick },
+            84..87 => Action::ForeignNear { pick },
+            87..92 => Action::ForeignTakes { slot, pick },
+            92..94 => Action::ForeignChanges { pick },
+            94..100 => Action::ForeignLeaves { pick },
             100..106 => Action::RelabelNode { node, pick },
             106..108 => Action::ToggleNode { node },
             108..112 => Action::ReserveNode { node, pick },

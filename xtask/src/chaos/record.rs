@@ -13,8 +13,8 @@ use super::wanted::Registration;
 /// Time since the run began.
 pub type Moment = Duration;
 
-/// What the values of the stranger's keys begin with. Nothing that is registered does.
-pub const STRANGER: &str = "stranger ";
+/// What the values of the foreign client's keys begin with. Nothing that is registered does.
+pub const FOREIGN: &str = "foreign ";
 
 /// A time with a begin and an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +69,8 @@ pub struct Record {
     pub gaps: Vec<Span>,
     /// What was broken, and when it was repaired.
     pub faults: Vec<Fault>,
-    /// What the stranger did to keys.
-    pub strangers: Vec<Strange>,
+    /// What the foreign client did to keys.
+    pub foreign_writes: Vec<ForeignWrite>,
     /// When nothing was changed or broken and everything had come to rest.
     pub quiets: Vec<Span>,
 }
@@ -347,9 +347,9 @@ pub enum Part {
     Kubernetes,
 }
 
-/// Something that the stranger tried to do to a key.
+/// Something that the foreign client tried to do to a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Strange {
+pub struct ForeignWrite {
     /// The key.
     pub key: String,
     /// Whether it was to go.
@@ -360,7 +360,7 @@ pub struct Strange {
     pub outcome: Outcome,
 }
 
-/// What came of a stranger's attempt.
+/// What came of a foreign client's attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It happened at this revision.

@@ -9,10 +9,10 @@ use std::{
 
 use super::{
     checker::{Latencies, Sample, Verdict, Violation, percentile},
+    desired::Desired,
     holders::is_data,
     record::{FaultKind, Gate, Moment, Record, Sight, Span},
     scene::Tally,
-    wishes::Wishes,
 };
 use crate::error::{Result, doing};
 
@@ -88,7 +88,7 @@ fn quantiles(sorted: &[Sample]) -> String {
 
 /// The first violation of each kind, with what happened to the key and what was broken around it.
 pub fn stories(record: &Record, violations: &[Violation]) -> String {
-    let wishes = Wishes::of(&record.kubernetes);
+    let desired = Desired::of(&record.kubernetes);
     let mut text = String::new();
     let mut by_kind: BTreeMap<String, usize> = BTreeMap::new();
     for violation in violations {
@@ -99,12 +99,12 @@ pub fn stories(record: &Record, violations: &[Violation]) -> String {
     // The first of each kind: one cause often has many effects.
     let mut reported = BTreeSet::new();
     for violation in violations.iter().filter(|violation| reported.insert(violation.kind)) {
-        let _ = write!(text, "\n{}", story(record, &wishes, violation));
+        let _ = write!(text, "\n{}", story(record, &desired, violation));
     }
     text
 }
 
-fn story(record: &Record, wishes: &Wishes, violation: &Violation) -> String {
+fn story(record: &Record, desired: &Desired, violation: &Violation) -> String {
     let around = Span {
         from: violation.at.saturating_sub(BEFORE),
         to: violation.at + AFTER,
@@ -113,10 +113,10 @@ fn story(record: &Record, wishes: &Wishes, violation: &Violation) -> String {
     if let Some(key) = &violation.key {
         let events = record.etcd.iter().filter(|(_, event)| event.key == *key);
         lines.extend(events.map(|(at, event)| (*at, format!("etcd        {event} (revision {})", event.revision))));
-        let wanted = wishes.of_key(key).iter().skip(1);
-        lines.extend(wanted.map(|wish| {
-            let value = wish.value.as_deref().unwrap_or("absent");
-            (wish.from, format!("Kubernetes  should be {value}"))
+        let wanted = desired.of_key(key).iter().skip(1);
+        lines.extend(wanted.map(|wanted_value| {
+            let value = wanted_value.value.as_deref().unwrap_or("absent");
+            (wanted_value.from, format!("Kubernetes  should be {value}"))
         }));
     }
     lines.sort_by_key(|(at, _)| *at);
@@ -140,7 +140,7 @@ fn story(record: &Record, wishes: &Wishes, violation: &Violation) -> String {
 
     let mut text = format!("{} at {:.3} s\n", violation.kind, violation.at.as_secs_f64());
     if let Some(key) = &violation.key {
-        let subject = wishes.subject_of(key).unwrap_or("no observed object");
+        let subject = desired.subject_of(key).unwrap_or("no observed object");
         let _ = writeln!(text, "  key {key}\n  of {subject}");
     }
     for (at, line) in lines {
@@ -175,8 +175,8 @@ pub fn keep(record: &Record, logs: &Path, folder: &Path) -> Result<()> {
             .iter()
             .map(|quiet| (quiet.from, format!("quiet       until {:?}", quiet.to))),
     );
-    let strangers = record.strangers.iter();
-    lines.extend(strangers.map(|strange| (strange.at, format!("stranger    {strange:?}"))));
+    let foreign_writes = record.foreign_writes.iter();
+    lines.extend(foreign_writes.map(|foreign_write| (foreign_write.at, format!("foreign     {foreign_write:?}"))));
     lines.sort_by_key(|(at, _)| *at);
     let mut text = String::new();
     for (at, line) in lines {

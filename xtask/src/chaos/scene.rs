@@ -20,7 +20,7 @@ use super::{
     etcd_links::EtcdLinks,
     manifests::{self, NAMESPACES, REGISTRIES},
     plan::{APPS, NODES},
-    record::{Fault, Moment, Record, Span, Strange},
+    record::{Fault, ForeignWrite, Moment, Record, Span},
     recorder::Recorder,
     wanted::Registration,
 };
@@ -73,7 +73,7 @@ pub struct Scene {
 #[derive(Default)]
 struct Log {
     faults: Vec<Fault>,
-    strangers: Vec<Strange>,
+    foreign_writes: Vec<ForeignWrite>,
     quiets: Vec<Span>,
     violations: Vec<Violation>,
     actions: BTreeMap<&'static str, Tally>,
@@ -176,13 +176,13 @@ impl Scene {
     }
 
     /// Writes down a fault that is over.
-    pub fn befell(&self, fault: Fault) {
+    pub fn record_fault(&self, fault: Fault) {
         self.log().faults.push(fault);
     }
 
-    /// Writes down what the stranger tried.
-    pub fn strange(&self, strange: Strange) {
-        self.log().strangers.push(strange);
+    /// Writes down what the foreign client tried.
+    pub fn record_foreign_write(&self, foreign_write: ForeignWrite) {
+        self.log().foreign_writes.push(foreign_write);
     }
 
     /// Writes down an action.
@@ -224,7 +224,7 @@ impl Scene {
             kubernetes,
             gaps,
             faults: log.faults.clone(),
-            strangers: log.strangers.clone(),
+            foreign_writes: log.foreign_writes.clone(),
             quiets: log.quiets.clone(),
             end: self.now(),
         }

@@ -350,11 +350,11 @@ pub mod tests {
     fn unready_or_unselected_pod_has_no_keys() {
         let registration = registration(&json!({}));
         assert_eq!(registration.keys("a", &pod(false), None).len(), 0);
-        let stranger = Pod {
+        let unselected = Pod {
             labels: BTreeMap::new(),
             ..pod(true)
         };
-        assert_eq!(registration.keys("a", &stranger, None).len(), 0);
+        assert_eq!(registration.keys("a", &unselected, None).len(), 0);
     }
 
     /// The node of [`pod`], with these labels.

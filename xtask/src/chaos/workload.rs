@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    foreign_client::ForeignClient,
     manifests::{
         API, EXTERNAL_IPS, NAMESPACES, PORTS, REGISTRIES, allowed_labels, annotations, app, app_of_pod,
         app_of_registration, bare_pod, load_balancer, namespace_of, new_pod, no_annotations, registration,
@@ -25,7 +26,6 @@ use super::{
     recorder,
     rng::index,
     scene::Scene,
-    stranger::Stranger,
     wanted::Registration,
 };
 use crate::error::Result;
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub async fn run(scene: &Scene, seed: u64, turn: &Mutex<()>) {
     let mut workload = Workload {
         scene,
-        stranger: Stranger::default(),
+        foreign_client: ForeignClient::default(),
     };
     for (pause, action) in Actions::new(seed) {
         sleep(pause).await;
@@ -50,7 +50,7 @@ pub async fn run(scene: &Scene, seed: u64, turn: &Mutex<()>) {
 
 struct Workload<'a> {
     scene: &'a Scene,
-    stranger: Stranger,
+    foreign_client: ForeignClient,
 }
 
 impl Workload<'_> {
@@ -134,10 +134,10 @@ impl Workload<'_> {
                     scene.namespace(&pod.namespace).set_pod_ips(&name, &addresses).await?;
                 }
             }
-            Action::StrangerNear { pick } => return Ok(self.near(pick).await),
-            Action::StrangerTakes { slot, pick } => return self.takes(slot, pick).await,
-            Action::StrangerChanges { pick } => return Ok(self.stranger.change(scene, pick).await),
-            Action::StrangerLeaves { pick } => return Ok(self.stranger.leave(scene, pick).await),
+            Action::ForeignNear { pick } => return Ok(self.near(pick).await),
+            Action::ForeignTakes { slot, pick } => return self.takes(slot, pick).await,
+            Action::ForeignChanges { pick } => return Ok(self.foreign_client.change(scene, pick).await),
+            Action::ForeignLeaves { pick } => return Ok(self.foreign_client.leave(scene, pick).await),
         }
         Ok(true)
     }
@@ -225,12 +225,12 @@ impl Workload<'_> {
         let prefix = prefixes[index(pick >> 8, prefixes.len())];
         let (slot, number) = (index(pick >> 16, BARE_PODS), (pick >> 24) % 20);
         let key = match pick % 4 {
-            0 => format!("{prefix}stranger-{number}"),
+            0 => format!("{prefix}foreign-{number}"),
             1 => format!("{prefix}{}/below-{number}", bare_pod(slot)),
             2 => format!("{}-sibling/{}", prefix.trim_end_matches('/'), bare_pod(slot)),
             _ => prefix.trim_end_matches('/').to_owned(),
         };
-        self.stranger.take(self.scene, key).await
+        self.foreign_client.take(self.scene, key).await
     }
 
     /// The key of a bare pod: of one that becomes ready at the same moment, or is created after that.
@@ -262,12 +262,12 @@ impl Workload<'_> {
         }
         let key = keys[index(pick, keys.len())].clone();
         let Some(pod) = there else {
-            let taken = self.stranger.take(self.scene, key).await;
+            let taken = self.foreign_client.take(self.scene, key).await;
             namespace.apply(new_pod(slot).manifest()).await?;
             return Ok(taken);
         };
         if pod.gate == Some(Gate::Closed) {
-            return Ok(self.stranger.take(self.scene, key).await);
+            return Ok(self.foreign_client.take(self.scene, key).await);
         }
         if pod.ready {
             namespace.set_ready(&name, false).await?;
@@ -276,7 +276,7 @@ impl Workload<'_> {
         // Both want it at the same time: which of them comes first is open.
         let late = async {
             sleep(Duration::from_millis((pick >> 8) % 24)).await;
-            self.stranger.take(self.scene, key).await
+            self.foreign_client.take(self.scene, key).await
         };
         let (ready, taken) = tokio::join!(namespace.set_ready(&name, true), late);
         ready?;

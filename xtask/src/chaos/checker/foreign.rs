@@ -1,4 +1,4 @@
-//! The stranger's keys are the stranger's.
+//! the foreign client's keys are the foreign client's.
 
 use super::{Kind, Scene, Violation, named};
 use crate::chaos::{
@@ -12,7 +12,7 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
         for touch in touches {
             let why = match (&touch.before, &touch.after) {
                 (Holder::Foreign, Holder::Ours { .. }) => format!("{} was written over it", named(&touch.after)),
-                (Holder::Foreign, Holder::Absent) if !was_stranger(scene, key, touch) => {
+                (Holder::Foreign, Holder::Absent) if !was_foreign_client(scene, key, touch) => {
                     "another client deleted it".to_owned()
                 }
                 _ => continue,
@@ -28,16 +28,16 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
     violations
 }
 
-/// Whether the stranger deleted its key, or may have.
-fn was_stranger(scene: &Scene<'_>, key: &str, touch: &Touch) -> bool {
+/// Whether the foreign client deleted its key, or may have.
+fn was_foreign_client(scene: &Scene<'_>, key: &str, touch: &Touch) -> bool {
     let deletes = scene
         .record
-        .strangers
+        .foreign_writes
         .iter()
-        .filter(|strange| strange.delete && strange.key == key);
-    deletes.into_iter().any(|strange| match strange.outcome {
+        .filter(|foreign_write| foreign_write.delete && foreign_write.key == key);
+    deletes.into_iter().any(|foreign_write| match foreign_write.outcome {
         Outcome::Done(revision) => revision == touch.revision,
-        Outcome::Unknown => strange.at <= touch.at,
+        Outcome::Unknown => foreign_write.at <= touch.at,
         Outcome::Refused => false,
     })
 }

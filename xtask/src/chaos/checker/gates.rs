@@ -2,9 +2,9 @@
 
 use super::{Kind, Scene, Violation, standing::held};
 use crate::chaos::{
+    desired::State,
     holders::Holder,
     record::{Gate, Moment, Pod, Span},
-    wishes::State,
 };
 
 pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
@@ -12,7 +12,7 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
         from: Moment::ZERO,
         to: Moment::MAX,
     };
-    let states: Vec<(&str, State<'_, Pod>)> = scene.wishes.pod_states(ever).collect();
+    let states: Vec<(&str, State<'_, Pod>)> = scene.desired.pod_states(ever).collect();
     let openings = states.windows(2).filter_map(|pair| {
         let [(before_name, before), (name, after)] = pair else {
             return None;
@@ -29,14 +29,14 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
 fn of_opening(scene: &Scene<'_>, (name, before, after, at): (&str, &Pod, &Pod, Moment)) -> Vec<Violation> {
     // The news of etcd and of Kubernetes come in no order, and the watches of the operator and of this record each return at
     // a time of their own after a fault.
-    let around = scene.weather.explaining(at);
-    let waited = scene.wishes.pod_states(around).filter_map(|(other, state)| {
+    let around = scene.health.explaining(at);
+    let waited = scene.desired.pod_states(around).filter_map(|(other, state)| {
         let pod = state.value.filter(|_| other == name)?;
         (pod.ready && pod.gate == Some(Gate::Closed)).then_some(pod)
     });
     let waited: Vec<&Pod> = waited.chain([before]).collect();
     let mut violations = Vec::new();
-    for states in scene.wishes.registration_states() {
+    for states in scene.desired.registration_states() {
         let mut alive = states.into_iter().filter(|state| {
             let span = state.span();
             span.from <= around.to && span.to >= around.from
@@ -48,7 +48,7 @@ fn of_opening(scene: &Scene<'_>, (name, before, after, at): (&str, &Pod, &Pod, M
         let Some(registration) = state.value.filter(|_| state.span().from <= around.from) else {
             continue;
         };
-        let of_pod = |pod: &Pod| scene.wishes.keys_on_nodes(registration, name, pod, around);
+        let of_pod = |pod: &Pod| scene.desired.keys_on_nodes(registration, name, pod, around);
         let mut on_nodes = of_pod(after);
         // Of a pod that is relabelled while the request that opens its gate is on its way, too, or whose node changes then.
         on_nodes.extend(waited.iter().flat_map(|pod| of_pod(pod)));

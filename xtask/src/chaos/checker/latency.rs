@@ -31,17 +31,21 @@ pub struct Sample {
 pub fn measure(scene: &Scene<'_>) -> Latencies {
     let mut latencies = Latencies::default();
     // A wait for a quota is no latency of the operator.
-    for key in scene.wishes.keys().filter(|key| !scene.quotas.limits(key)) {
-        let wishes = scene.wishes.of_key(key);
-        let ends = wishes.iter().skip(1).map(|wish| wish.from).chain([scene.record.end]);
+    for key in scene.desired.keys().filter(|key| !scene.quotas.limits(key)) {
+        let desired = scene.desired.of_key(key);
+        let ends = desired
+            .iter()
+            .skip(1)
+            .map(|wanted_value| wanted_value.from)
+            .chain([scene.record.end]);
         // The first is that there is nothing.
-        for (wish, end) in wishes.iter().zip(ends).skip(1) {
+        for (wanted_value, end) in desired.iter().zip(ends).skip(1) {
             let Some(took) = follow(
                 scene,
                 key,
-                wish.value.as_deref(),
+                wanted_value.value.as_deref(),
                 Span {
-                    from: wish.from,
+                    from: wanted_value.from,
                     to: end,
                 },
             ) else {
@@ -49,10 +53,10 @@ pub fn measure(scene: &Scene<'_>) -> Latencies {
             };
             let sample = Sample {
                 took,
-                at: wish.from,
+                at: wanted_value.from,
                 key: key.clone(),
             };
-            match wish.value {
+            match wanted_value.value {
                 Some(_) => latencies.to_key.push(sample),
                 None => latencies.to_gone.push(sample),
             }
@@ -63,8 +67,8 @@ pub fn measure(scene: &Scene<'_>) -> Latencies {
     latencies
 }
 
-/// How long it took until a key was as wished, if it had to change for that and all was well.
-fn follow(scene: &Scene<'_>, key: &str, wished: Option<&str>, span: Span) -> Option<Duration> {
+/// How long it took until a key was as wanted, if it had to change for that and all was well.
+fn follow(scene: &Scene<'_>, key: &str, wanted: Option<&str>, span: Span) -> Option<Duration> {
     let lag = scene.terms.lag;
     let touches = scene.touches(key);
     let done = touches.iter().position(|touch| {
@@ -74,7 +78,7 @@ fn follow(scene: &Scene<'_>, key: &str, wished: Option<&str>, span: Span) -> Opt
             Holder::Foreign => return false,
         };
         // The operator may have received the change before the recorder.
-        touch.at + lag >= span.from && touch.at <= span.to && after == wished
+        touch.at + lag >= span.from && touch.at <= span.to && after == wanted
     })?;
     // A wait for the foreign client is no latency of the operator.
     let meanwhile = touches[..done].iter().rev();
@@ -92,7 +96,7 @@ fn follow(scene: &Scene<'_>, key: &str, wished: Option<&str>, span: Span) -> Opt
         to: done.at.max(span.from),
     };
     scene
-        .weather_of(key)
+        .health_of(key)
         .is_calm(whole)
         .then(|| done.at.saturating_sub(span.from))
 }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::{Scene, standing::held};
 use crate::chaos::{
+    desired::{self, State},
     holders::{Holder, Touch},
     record::{Moment, Pod, Span},
     wanted::Registration,
-    wishes::{self, State},
 };
 
 /// How far the clocks of the record and of an operator may be apart, which are those of one machine.
@@ -19,19 +19,19 @@ pub fn too_early(scene: &Scene<'_>, key: &str, touch: &Touch, within: Span, know
     let (Holder::Ours { value, .. }, Holder::Absent | Holder::Foreign) = (&touch.after, &touch.before) else {
         return None;
     };
-    let name = wishes::named(key);
+    let name = desired::named(key);
     let pods: Vec<(&Pod, State<'_, Pod>)> = scene
-        .wishes
+        .desired
         .pod_states(within)
         .filter(|(one, state)| *one == name && state.to > known)
         .filter_map(|(_, state)| Some((state.value?, state)))
         .collect();
     let mut least: Option<Moment> = None;
-    for specs in scene.wishes.registration_states() {
+    for specs in scene.desired.registration_states() {
         let recent = specs.iter().filter(|spec| spec.span().meets(within));
         for spec in recent.filter_map(|spec| spec.value) {
             for (pod, state) in &pods {
-                let keys = scene.wishes.keys_on_nodes(spec, name, pod, within);
+                let keys = scene.desired.keys_on_nodes(spec, name, pod, within);
                 if !keys.iter().any(|keys| keys.get(key) == Some(value)) {
                     continue;
                 }
@@ -81,7 +81,7 @@ fn was_registered(
     touch: &Touch,
     within: Span,
 ) -> bool {
-    let (name, is_calm) = (wishes::named(key), scene.weather_of(key).is_calm(within));
+    let (name, is_calm) = (desired::named(key), scene.health_of(key).is_calm(within));
     // The former records stay until the new ones are written; which of them are is learnt late only in trouble.
     let from = if is_calm {
         touch.at.saturating_sub(SLACK).max(begin)
@@ -95,7 +95,7 @@ fn was_registered(
             .filter_map(|spec| spec.value)
             .flat_map(Registration::prefixes)
     };
-    let of_pod = scene.touches.keys().filter(|key| wishes::named(key) == name);
+    let of_pod = scene.touches.keys().filter(|key| desired::named(key) == name);
     let mut of_pod = of_pod.filter(|key| prefixes().any(|prefix| key.starts_with(prefix)));
     of_pod.any(|key| {
         let held = held(scene, key, span);

@@ -1,8 +1,8 @@
 //! Decides from the record of a run whether consumers were served as promised.
 //!
 //! Owns the rules. It shares no code with the operator: what a key should hold is derived only from what was seen in
-//! Kubernetes ([`Wishes`]), what it held from what was seen in etcd ([`holders`]), and when the servers were well from the
-//! faults that were injected ([`Weather`]). Pure: no server, no clock.
+//! Kubernetes ([`Desired`]), what it held from what was seen in etcd ([`holders`]), and when the servers were well from the
+//! faults that were injected ([`Health`]). Pure: no server, no clock.
 
 #[cfg(test)]
 mod edit_tests;
@@ -36,11 +36,11 @@ use testbed::Kind as What;
 
 use self::{quotas::Quotas, retained::Retained};
 use super::{
+    desired::Desired,
+    health::Health,
     holders::{self, Holder, Touch},
     record::{Gate, Moment, Pod, Record, Span},
     wanted::canonical,
-    weather::Weather,
-    wishes::Wishes,
 };
 
 pub use latency::{Latencies, Sample, percentile};
@@ -102,7 +102,7 @@ pub enum Kind {
     Early,
     /// A write while no replica held the leader key, or on a lease that no operator has recorded.
     Unfenced,
-    /// A stranger's key was changed.
+    /// a foreign client's key was changed.
     Foreign,
     /// A readiness gate opened before the keys of its pod were there.
     Gate,
@@ -161,12 +161,12 @@ pub struct Verdict {
 struct Scene<'a> {
     record: &'a Record,
     terms: &'a Terms,
-    wishes: Wishes,
+    desired: Desired,
     touches: BTreeMap<String, Vec<Touch>>,
     /// By all faults.
-    weather: Weather,
+    health: Health,
     /// By the faults that affect the operators of a Registry, by its name.
-    weathers: BTreeMap<String, Weather>,
+    health_by_registry: BTreeMap<String, Health>,
     /// The Registry of each prefix.
     registries: BTreeMap<String, String>,
     retained: Retained,
@@ -175,8 +175,8 @@ struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     fn of(record: &'a Record, terms: &'a Terms) -> Self {
-        let (wishes, touches) = (Wishes::of(&record.kubernetes), holders::touches(&record.etcd));
-        let registries: BTreeMap<String, String> = wishes
+        let (desired, touches) = (Desired::of(&record.kubernetes), holders::touches(&record.etcd));
+        let registries: BTreeMap<String, String> = desired
             .owners_of_prefixes()
             .into_iter()
             .map(|(prefix, (registry, _))| (prefix.to_owned(), registry.to_owned()))
@@ -184,18 +184,18 @@ impl<'a> Scene<'a> {
         let of_registry = |registry: &String| {
             let faults = record.faults.iter();
             let faults = faults.filter(|fault| fault.registry.as_ref().is_none_or(|one| one == registry));
-            (registry.clone(), Weather::of(faults, terms))
+            (registry.clone(), Health::of(faults, terms))
         };
         Self {
             record,
             terms,
-            weathers: registries.values().map(of_registry).collect(),
+            health_by_registry: registries.values().map(of_registry).collect(),
             registries,
-            retained: Retained::of(&wishes, &touches),
-            quotas: Quotas::of(&wishes, &touches),
-            wishes,
+            retained: Retained::of(&desired, &touches),
+            quotas: Quotas::of(&desired, &touches),
+            desired,
             touches,
-            weather: Weather::of(record.faults.iter(), terms),
+            health: Health::of(record.faults.iter(), terms),
         }
     }
 
@@ -207,9 +207,11 @@ impl<'a> Scene<'a> {
     }
 
     /// When the servers that keep a key were well.
-    fn weather_of(&self, key: &str) -> &Weather {
-        let of_registry = self.registry_of(key).and_then(|registry| self.weathers.get(registry));
-        of_registry.unwrap_or(&self.weather)
+    fn health_of(&self, key: &str) -> &Health {
+        let of_registry = self
+            .registry_of(key)
+            .and_then(|registry| self.health_by_registry.get(registry));
+        of_registry.unwrap_or(&self.health)
     }
 
     fn touches(&self, key: &str) -> &[Touch] {
@@ -239,9 +241,9 @@ pub fn check(record: &Record, terms: &Terms) -> Verdict {
 
 /// What still keeps etcd from holding exactly what it should by all that was seen: one line for each key.
 pub fn differences(record: &Record) -> Vec<String> {
-    let wishes = Wishes::of(&record.kubernetes);
+    let desired = Desired::of(&record.kubernetes);
     let touches = holders::touches(&record.etcd);
-    let (retained, quotas) = (Retained::of(&wishes, &touches), Quotas::of(&wishes, &touches));
+    let (retained, quotas) = (Retained::of(&desired, &touches), Quotas::of(&desired, &touches));
     let now = Span {
         from: record.end,
         to: record.end,
@@ -257,21 +259,21 @@ pub fn differences(record: &Record) -> Vec<String> {
         };
     }
     let mut differences = quotas.exceeded(now);
-    for key in wishes.keys() {
-        match (wishes.last(key), held.get(key.as_str())) {
+    for key in desired.keys() {
+        match (desired.last(key), held.get(key.as_str())) {
             (Some(_), None) if retained.allows(key, None, now) || quotas.is_full(key, now) => {}
             (Some(wanted), None) => differences.push(format!("{key} is missing, it should be {wanted}")),
-            (Some(wanted), Some(held)) if !holders::is_stranger(held) && canonical(held) != wanted => {
+            (Some(wanted), Some(held)) if !holders::is_foreign(held) && canonical(held) != wanted => {
                 differences.push(format!("{key} is {held}, it should be {wanted}"));
             }
             _ => {}
         }
     }
-    for (name, state) in wishes.pod_states(now) {
+    for (name, state) in desired.pod_states(now) {
         let waits = |pod: &Pod| pod.ready && pod.gate == Some(Gate::Closed);
         // One on a node that is not ready waits until that is.
         let is_lost = |pod: &Pod| {
-            let nodes = wishes.node_states(pod, now);
+            let nodes = desired.node_states(pod, now);
             nodes.iter().any(|node| node.value.is_some_and(|node| !node.ready))
         };
         if state.value.is_some_and(|pod| waits(pod) && !is_lost(pod)) && state.to > record.end {
@@ -280,7 +282,7 @@ pub fn differences(record: &Record) -> Vec<String> {
     }
     for (key, value) in held {
         let is_retained = || retained.allows(key, Some(&canonical(value)), now);
-        if !holders::is_stranger(value) && wishes.last(key).is_none() && !is_retained() {
+        if !holders::is_foreign(value) && desired.last(key).is_none() && !is_retained() {
             differences.push(format!("{key} is there, it should not be"));
         }
     }

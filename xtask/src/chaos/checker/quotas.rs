@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Kind, Scene, Violation, during};
 use crate::chaos::{
+    desired::Desired,
     holders::{Holder, Touch},
     record::{Moment, Span},
-    wishes::Wishes,
 };
 
 /// The quotas and how far they were used.
@@ -34,11 +34,11 @@ struct Use {
 
 impl Quotas {
     /// By what was seen in Kubernetes and in etcd.
-    pub fn of(wishes: &Wishes, touches: &BTreeMap<String, Vec<Touch>>) -> Self {
+    pub fn of(desired: &Desired, touches: &BTreeMap<String, Vec<Touch>>) -> Self {
         let mut quotas = Self::default();
         let mut known: BTreeMap<(&str, &str), usize> = BTreeMap::new();
-        for (prefix, (registry, namespace)) in wishes.owners_of_prefixes() {
-            let Some(limit) = wishes.quota(registry) else { continue };
+        for (prefix, (registry, namespace)) in desired.owners_of_prefixes() {
+            let Some(limit) = desired.quota(registry) else { continue };
             let number = *known.entry((registry, namespace)).or_insert_with(|| {
                 quotas.uses.push(Use {
                     namespace: namespace.to_owned(),
@@ -151,7 +151,7 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
             from: span.from,
             to: span.to.min(scene.record.end),
         });
-        let exceeded = exceeded.filter(|span| scene.weather.longest_calm(*span) > scene.terms.bound);
+        let exceeded = exceeded.filter(|span| scene.health.longest_calm(*span) > scene.terms.bound);
         let violation = |span: Span| Violation {
             kind: Kind::Quota,
             key: None,

@@ -8,10 +8,10 @@
 
 use super::{Kind, Scene, Verdict, Violation, during, min_ready, named};
 use crate::chaos::{
+    desired::DesiredValue,
+    health::Health,
     holders::{Holder, Touch},
     record::Span,
-    weather::Weather,
-    wishes::Wish,
 };
 
 pub fn judge(scene: &Scene<'_>, verdict: &mut Verdict) {
@@ -19,12 +19,12 @@ pub fn judge(scene: &Scene<'_>, verdict: &mut Verdict) {
         let mut history = History {
             scene,
             key,
-            weather: scene.weather_of(key),
-            wishes: scene.wishes.of_key(key),
+            health: scene.health_of(key),
+            desired: scene.desired.of_key(key),
             reached: 0,
         };
         for touch in touches {
-            // What the stranger did with a free key or its own.
+            // What the foreign client did with a free key or its own.
             if touch.after == Holder::Foreign || touch.before == Holder::Foreign && touch.after == Holder::Absent {
                 continue;
             }
@@ -54,15 +54,15 @@ enum Judgement {
 struct History<'a> {
     scene: &'a Scene<'a>,
     key: &'a str,
-    weather: &'a Weather,
-    wishes: &'a [Wish],
-    /// The wish that explains the last write.
+    health: &'a Health,
+    desired: &'a [DesiredValue],
+    /// The desired value that explains the last write.
     reached: usize,
 }
 
 impl History<'_> {
     fn judge(&mut self, touch: &Touch) -> Judgement {
-        let within = self.weather.explaining(touch.at);
+        let within = self.health.explaining(touch.at);
         if touch.lapse {
             return self.judge_lapse(touch);
         }
@@ -94,12 +94,12 @@ impl History<'_> {
         }
         let right = self
             .recent(within)
-            .filter(|i| self.wishes[*i].value.as_deref() == value);
+            .filter(|i| self.desired[*i].value.as_deref() == value);
         let right: Vec<usize> = right.collect();
-        let known = if self.weather.view_returns(touch.at) {
+        let known = if self.health.view_returns(touch.at) {
             within.from
         } else {
-            self.wishes[self.reached].from
+            self.desired[self.reached].from
         };
         let is_hidden = self.scene.record.gaps.iter().any(|gap| gap.meets(within));
         if let Some(why) = min_ready::too_early(self.scene, self.key, touch, within, known)
@@ -107,12 +107,12 @@ impl History<'_> {
         {
             return Judgement::Wrong(Kind::Early, why);
         }
-        let otherwise = value.map(|value| self.scene.wishes.could_be(self.key, value, within, known));
+        let otherwise = value.map(|value| self.scene.desired.could_be(self.key, value, within, known));
         let otherwise = otherwise.unwrap_or_default();
         if let Some(reached) = right.iter().find(|i| **i >= self.reached) {
             // Maybe it was written by an older state of the pod, what came after which is yet to be followed.
             let older = otherwise.since.map_or(*reached, |since| {
-                self.wishes.partition_point(|wish| wish.from <= since) - 1
+                self.desired.partition_point(|wanted_value| wanted_value.from <= since) - 1
             });
             self.reached = self.reached.max(older.min(*reached));
             return Judgement::Right;
@@ -120,26 +120,26 @@ impl History<'_> {
         if is_hidden {
             return Judgement::Unknown;
         }
-        let wishes = &self.scene.wishes;
-        let is_open = value.is_none() && wishes.could_be_gone(self.key, within)
-            || wishes.service_could_be(self.key, value, within, self.weather.is_calm(within));
+        let desired = &self.scene.desired;
+        let is_open = value.is_none() && desired.could_be_gone(self.key, within)
+            || desired.service_could_be(self.key, value, within, self.health.is_calm(within));
         if otherwise.is_right || is_open || self.scene.retained.allows(self.key, value, within) {
             return Judgement::Right;
         }
         self.wrong(value, &right, within)
     }
 
-    /// The wishes that were good at some time of a span.
+    /// The indices of the desired values that were good at some time of a span.
     fn recent(&self, within: Span) -> impl Iterator<Item = usize> {
         let ends = self
-            .wishes
+            .desired
             .iter()
             .skip(1)
-            .map(|wish| wish.from)
+            .map(|wanted_value| wanted_value.from)
             .chain([super::Moment::MAX]);
-        let wishes = self.wishes.iter().zip(ends).enumerate();
-        wishes
-            .filter(move |(_, (wish, end))| wish.from <= within.to && *end >= within.from)
+        let desired = self.desired.iter().zip(ends).enumerate();
+        desired
+            .filter(move |(_, (wanted_value, end))| wanted_value.from <= within.to && *end >= within.from)
             .map(|(i, _)| i)
     }
 
@@ -150,8 +150,8 @@ impl History<'_> {
             from: touch.at.saturating_sub(lag),
             to: touch.at + lag,
         };
-        let unwanted = self.recent(within).any(|i| self.wishes[i].value.is_none());
-        if unwanted || self.weather.explains_lapse(touch.at) {
+        let unwanted = self.recent(within).any(|i| self.desired[i].value.is_none());
+        if unwanted || self.health.explains_lapse(touch.at) {
             return Judgement::Lapsed;
         }
         let why = "the key expired with its lease, and no fault kept the operators from renewing it".to_owned();
@@ -172,7 +172,10 @@ impl History<'_> {
                 Judgement::Wrong(Kind::Stale, why)
             }
             Some(value) => {
-                let ever = self.wishes.iter().any(|wish| wish.value.as_deref() == Some(value));
+                let ever = self
+                    .desired
+                    .iter()
+                    .any(|wanted_value| wanted_value.value.as_deref() == Some(value));
                 let (kind, when) = if ever {
                     (Kind::Stale, format!("which was correct once, but not {when}"))
                 } else {

@@ -1,14 +1,14 @@
-//! What an edit leaves in place: as long as a stranger holds a key that the newest spec newly asks for, a pod keeps the
+//! What an edit leaves in place: as long as a foreign client holds a key that the newest spec newly asks for, a pod keeps the
 //! keys of the spec before, and gets none of the new ones. It also keeps them if it does not have a port that the newest
 //! spec asks for, and that of the spec before. See `kubectl explain svcreg.status.lastSynced`.
 
 use std::collections::BTreeMap;
 
 use crate::chaos::{
+    desired::Desired,
     holders::{Holder, Touch},
     record::{Moment, Span},
     wanted::Registration,
-    wishes::Wishes,
 };
 
 /// How many specs back the one may lie that was carried out last.
@@ -27,21 +27,21 @@ struct Retention {
 }
 
 impl Retained {
-    /// By what was seen in Kubernetes and of the stranger in etcd.
-    pub fn of(wishes: &Wishes, touches: &BTreeMap<String, Vec<Touch>>) -> Self {
+    /// By what was seen in Kubernetes and of the foreign client in etcd.
+    pub fn of(desired: &Desired, touches: &BTreeMap<String, Vec<Touch>>) -> Self {
         let taken = taken(touches);
         let mut retained = Self::default();
-        for specs in wishes.registration_states() {
+        for specs in desired.registration_states() {
             for (i, newest) in specs.iter().enumerate() {
                 let Some(spec) = newest.value else { continue };
                 let earlier: Vec<&Registration> = specs[i.saturating_sub(DEPTH)..i]
                     .iter()
                     .filter_map(|state| state.value)
                     .collect();
-                for (name, state) in wishes.pod_states(newest.span()) {
+                for (name, state) in desired.pod_states(newest.span()) {
                     let Some(pod) = state.value else { continue };
                     let both = meet(newest.span(), state.span());
-                    for node in wishes.node_states(pod, both) {
+                    for node in desired.node_states(pod, both) {
                         let alive = meet(both, node.span());
                         let wanted = spec.keys(name, pod, node.value);
                         let is_barred = wanted.keys().any(|key| taken.contains_key(key.as_str()));
@@ -67,7 +67,7 @@ impl Retained {
         retained
     }
 
-    /// While a stranger has one of the keys that a pod is wanted to have: by each earlier spec that did not ask for that key.
+    /// While a foreign client has one of the keys that a pod is wanted to have: by each earlier spec that did not ask for that key.
     fn add_barred(
         &mut self,
         alive: Span,
@@ -114,7 +114,7 @@ impl Retained {
     }
 }
 
-/// When the stranger held which keys.
+/// When the foreign client held which keys.
 fn taken(touches: &BTreeMap<String, Vec<Touch>>) -> BTreeMap<&str, Vec<Span>> {
     let mut taken: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
     for (key, touches) in touches {

@@ -2,32 +2,38 @@
 
 use super::{Kind, Scene, Violation, during, named};
 use crate::chaos::{
+    desired::DesiredValue,
     holders::Holder,
     record::{Moment, Span},
-    wishes::Wish,
 };
 
 pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
-    let mut keys: Vec<&String> = scene.wishes.keys().chain(scene.touches.keys()).collect();
+    let mut keys: Vec<&String> = scene.desired.keys().chain(scene.touches.keys()).collect();
     keys.sort_unstable();
     keys.dedup();
     keys.into_iter().flat_map(|key| of_key(scene, key)).collect()
 }
 
 fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
-    let wishes = scene.wishes.of_key(key);
-    let ends = wishes.iter().skip(1).map(|wish| wish.from).chain([scene.record.end]);
+    let desired = scene.desired.of_key(key);
+    let ends = desired
+        .iter()
+        .skip(1)
+        .map(|wanted_value| wanted_value.from)
+        .chain([scene.record.end]);
     let mut violations = Vec::new();
-    for (wish, end) in wishes.iter().zip(ends) {
+    for (wanted_value, end) in desired.iter().zip(ends) {
         for (holder, span) in held(
             scene,
             key,
             Span {
-                from: wish.from,
+                from: wanted_value.from,
                 to: end,
             },
         ) {
-            let Some(kind) = mismatch(wish, holder) else { continue };
+            let Some(kind) = mismatch(wanted_value, holder) else {
+                continue;
+            };
             let value = match holder {
                 Holder::Ours { value, .. } => Some(value.as_str()),
                 Holder::Absent | Holder::Foreign => None,
@@ -41,13 +47,13 @@ fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
             };
             let calm = wrong
                 .flat_map(|part| part.without(full.iter().copied()))
-                .map(|part| scene.weather_of(key).longest_calm(part))
+                .map(|part| scene.health_of(key).longest_calm(part))
                 .max()
                 .unwrap_or_default();
             if calm <= scene.terms.bound {
                 continue;
             }
-            let wanted = wish.value.as_deref().unwrap_or("absent");
+            let wanted = wanted_value.value.as_deref().unwrap_or("absent");
             let (is, bound) = (named(holder), scene.terms.bound.as_secs());
             violations.push(Violation {
                 kind,
@@ -64,12 +70,12 @@ fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
     violations
 }
 
-fn mismatch(wish: &Wish, holder: &Holder) -> Option<Kind> {
-    match (&wish.value, holder) {
+fn mismatch(wanted_value: &DesiredValue, holder: &Holder) -> Option<Kind> {
+    match (&wanted_value.value, holder) {
         (None, Holder::Ours { .. }) => Some(Kind::Ghost),
         (Some(_), Holder::Absent) => Some(Kind::Loss),
         (Some(wanted), Holder::Ours { value, .. }) if value != wanted => Some(Kind::Loss),
-        // What the stranger holds is the stranger's.
+        // What the foreign client holds is the foreign client's.
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use testbed::{Event, Kind as What};
 
 use super::{Kind, Sample, Terms, check, differences};
 use crate::chaos::{
-    record::{Fault, FaultKind, Gate, Outcome, Part, Pod, Record, Sight, Sighting, Span, Strange},
+    record::{Fault, FaultKind, ForeignWrite, Gate, Outcome, Part, Pod, Record, Sight, Sighting, Span},
     wanted::tests::{pod, registration},
 };
 
@@ -127,8 +127,8 @@ impl Story {
         });
     }
 
-    fn strange_delete(&mut self, at: f64, outcome: Outcome) {
-        self.record.strangers.push(Strange {
+    fn foreign_delete(&mut self, at: f64, outcome: Outcome) {
+        self.record.foreign_writes.push(ForeignWrite {
             key: KEY.to_owned(),
             delete: true,
             at: Duration::from_secs_f64(at),
@@ -257,11 +257,11 @@ fn a_ready_pod_without_its_key_or_with_another_value_is_a_loss() {
 #[test]
 fn foreign_key_is_no_loss_until_it_is_free() {
     let mut story = Story::new();
-    story.put(KEY, 0.5, "stranger 1", 0);
+    story.put(KEY, 0.5, "foreign 1", 0);
     story.ready(1.0, true);
     assert_eq!(story.kinds(), []);
     story.delete(KEY, 50.0);
-    story.strange_delete(50.0, Outcome::Done(story.revision));
+    story.foreign_delete(50.0, Outcome::Done(story.revision));
     assert_eq!(story.kinds(), [Kind::Loss]);
     story.ours(50.1, VALUE);
     assert_eq!(story.kinds(), []);
@@ -270,10 +270,10 @@ fn foreign_key_is_no_loss_until_it_is_free() {
 #[test]
 fn wait_for_a_foreign_key_is_not_counted_as_latency() {
     let mut story = Story::new();
-    story.put(KEY, 0.5, "stranger 1", 0);
+    story.put(KEY, 0.5, "foreign 1", 0);
     story.ready(1.0, true);
     story.delete(KEY, 4.0);
-    story.strange_delete(4.0, Outcome::Done(story.revision));
+    story.foreign_delete(4.0, Outcome::Done(story.revision));
     story.ours(4.1, VALUE);
     assert_eq!(check(&story.record, &terms()).latencies.to_key, []);
 }
@@ -431,19 +431,19 @@ fn write_without_leader_or_on_an_unrecorded_lease_is_unfenced() {
 fn foreign_key_may_be_changed_only_by_its_owner() {
     let taken = || {
         let mut story = Story::new();
-        story.put(KEY, 1.0, "stranger 1", 0);
+        story.put(KEY, 1.0, "foreign 1", 0);
         story
     };
     let mut story = taken();
     story.delete(KEY, 5.0);
     assert_eq!(story.kinds(), [Kind::Foreign]);
-    story.strange_delete(4.9, Outcome::Refused);
+    story.foreign_delete(4.9, Outcome::Refused);
     assert_eq!(story.kinds(), [Kind::Foreign]);
-    story.strange_delete(4.9, Outcome::Unknown);
+    story.foreign_delete(4.9, Outcome::Unknown);
     assert_eq!(story.kinds(), []);
 
     let mut story = taken();
-    story.put(KEY, 4.0, "stranger 2", 0);
+    story.put(KEY, 4.0, "foreign 2", 0);
     assert_eq!(story.kinds(), []);
     story.ready(4.5, true);
     story.ours(5.0, VALUE);
@@ -458,7 +458,7 @@ fn what_happens_in_a_quiet_time_is_noise() {
     assert_eq!(story.kinds(), []);
     story.register(21.0, &json!({}));
     assert_eq!(story.kinds(), [Kind::Noise]);
-    story.put("/beside", 22.0, "stranger 1", 0);
+    story.put("/beside", 22.0, "foreign 1", 0);
     assert_eq!(story.kinds(), [Kind::Noise, Kind::Noise]);
 }
 
@@ -473,11 +473,11 @@ fn what_a_hole_in_the_record_hides_is_not_judged_but_counted() {
     assert_eq!(verdict.unjudged, 1);
 }
 
-/// An edit moves the keys of `orders` to `/x/`, where a stranger holds that of the pod from the second 25 to 60, or never.
+/// An edit moves the keys of `orders` to `/x/`, where a foreign client holds that of the pod from the second 25 to 60, or never.
 fn moved(barred: bool) -> Story {
     let mut story = Story::registered();
     if barred {
-        story.put("/x/a", 25.0, "stranger 1", 0);
+        story.put("/x/a", 25.0, "foreign 1", 0);
     }
     story.register(
         30.0,
@@ -491,7 +491,7 @@ fn moved(barred: bool) -> Story {
         let key = "/x/a".to_owned();
         let at = Duration::from_secs_f64(59.9);
         story.delete(&key, 60.0);
-        story.record.strangers.push(Strange {
+        story.record.foreign_writes.push(ForeignWrite {
             key,
             delete: true,
             at,

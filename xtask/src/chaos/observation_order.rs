@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
+    desired::{Desired, State, alive, named},
     record::{Moment, Node, Pod, Span},
     wanted::Registration,
-    wishes::{State, Wishes, alive, named},
 };
 
 /// Whether a value is right in another order of what was seen.
@@ -21,7 +21,7 @@ pub struct Otherwise {
     pub since: Option<Moment>,
 }
 
-impl Wishes {
+impl Desired {
     /// Whether a key could have this value by one who saw pods, registrations and nodes of this time, but not in the order in
     /// which they were seen here; and who knew what the pod was at `known`. Only a registration that changed or lets pods wait
     /// leaves that open, or a pod and its node that both changed.

@@ -7,7 +7,7 @@ use etcd_client::{Compare, CompareOp, Txn, TxnOp};
 use tokio::time::timeout;
 
 use super::{
-    record::{Outcome, STRANGER, Strange},
+    record::{FOREIGN, ForeignWrite, Outcome},
     rng::index,
     scene::Scene,
 };
@@ -17,14 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(4);
 /// The most keys at a time.
 const KEYS: usize = 30;
 
-/// The stranger and the keys that it may have.
+/// The foreign client and the keys that it may have.
 #[derive(Default)]
-pub struct Stranger {
+pub struct ForeignClient {
     keys: BTreeMap<String, String>,
     written: u64,
 }
 
-impl Stranger {
+impl ForeignClient {
     /// Takes a key if it is free. Whether that went as it should.
     pub async fn take(&mut self, scene: &Scene, key: String) -> bool {
         if self.keys.len() >= KEYS {
@@ -79,7 +79,7 @@ impl Stranger {
 
     fn value(&mut self) -> String {
         self.written += 1;
-        format!("{STRANGER}{}", self.written)
+        format!("{FOREIGN}{}", self.written)
     }
 }
 
@@ -100,7 +100,7 @@ async fn attempt(scene: &Scene, key: &str, delete: bool, when: Compare, then: Tx
         .ok()
         .flatten()
         .unwrap_or(Outcome::Unknown);
-    scene.strange(Strange {
+    scene.record_foreign_write(ForeignWrite {
         key: key.to_owned(),
         delete,
         at,

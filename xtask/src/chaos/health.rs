@@ -9,7 +9,7 @@ use super::{
 
 /// All troubles of a run.
 #[derive(Debug)]
-pub struct Weather {
+pub struct Health {
     terms: Terms,
     troubles: Vec<Trouble>,
 }
@@ -26,7 +26,7 @@ struct Trouble {
     halts: Option<Span>,
 }
 
-impl Weather {
+impl Health {
     /// Of these faults.
     pub fn of<'a>(faults: impl Iterator<Item = &'a Fault>, terms: &Terms) -> Self {
         let trouble = |fault: &Fault| {

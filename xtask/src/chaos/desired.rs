@@ -13,17 +13,17 @@ use super::{
 
 /// The value that a key should have from a moment on; none when it should not be there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct DesiredValue {
     /// Since when.
     pub from: Moment,
     /// The value.
     pub value: Option<String>,
 }
 
-/// All wishes.
+/// The desired values of all keys.
 #[derive(Debug, Default)]
-pub struct Wishes {
-    keys: BTreeMap<String, Vec<Wish>>,
+pub struct Desired {
+    keys: BTreeMap<String, Vec<DesiredValue>>,
     pub(super) pods: Timelines<Pod>,
     pub(super) registrations: Timelines<Registration>,
     pub(super) nodes: Timelines<Node>,
@@ -35,18 +35,18 @@ pub struct Wishes {
 type Timelines<T> = BTreeMap<String, Vec<(Moment, Option<T>)>>;
 
 /// Before anything was seen nothing should be there.
-static NOTHING: [Wish; 1] = [Wish {
+static NOTHING: [DesiredValue; 1] = [DesiredValue {
     from: Moment::ZERO,
     value: None,
 }];
 
-/// Wishes in the making.
+/// The desired values in the making.
 #[derive(Default)]
 struct Derivation {
-    wishes: Wishes,
+    desired: Desired,
     cluster: Cluster,
-    /// What is wished for now.
-    pairs: BTreeMap<Pair, Wished>,
+    /// What is wanted for now.
+    pairs: BTreeMap<Pair, DesiredKeys>,
     /// When pods will have been ready for long enough.
     due: BTreeSet<(Moment, Pair)>,
 }
@@ -55,7 +55,7 @@ struct Derivation {
 type Pair = (String, Subject);
 
 #[derive(Default)]
-struct Wished {
+struct DesiredKeys {
     keys: BTreeMap<String, String>,
     /// Since when the pod was ready when it was registered.
     since: Option<Moment>,
@@ -67,7 +67,7 @@ impl Derivation {
         if !self.cluster.take(sight) {
             return;
         }
-        self.wishes.remember(at, sight, &self.cluster);
+        self.desired.remember(at, sight, &self.cluster);
         let mut touched = self.cluster.touched(sight);
         if let Sight::Registration(name, _) = sight {
             touched.extend(self.pairs.keys().filter(|(one, _)| one == name).cloned());
@@ -86,32 +86,32 @@ impl Derivation {
     }
 
     fn derive(&mut self, at: Moment, pair: Pair) {
-        let Wished { keys: before, since } = self.pairs.remove(&pair).unwrap_or_default();
+        let DesiredKeys { keys: before, since } = self.pairs.remove(&pair).unwrap_or_default();
         let now = self.cluster.keys(&pair.0, &pair.1);
         let ready = self.cluster.ready_since(&pair.1);
         let min_ready = self.cluster.min_ready(&pair.0);
         let is_same = !before.is_empty() && since == ready;
         if !now.is_empty() && !is_same && !min_ready.is_zero() {
             // The pod was not ready in between, even if the recorder has not seen that.
-            self.wishes.change(at, &before, &BTreeMap::new());
+            self.desired.change(at, &before, &BTreeMap::new());
             let available = ready.unwrap_or_default() + min_ready;
             if available > at {
                 self.due.insert((available, pair));
                 return;
             }
         }
-        self.wishes.change(at, &before, &now);
+        self.desired.change(at, &before, &now);
         if !now.is_empty() {
-            let wished = Wished {
+            let wanted = DesiredKeys {
                 keys: now,
                 since: ready,
             };
-            self.pairs.insert(pair, wished);
+            self.pairs.insert(pair, wanted);
         }
     }
 }
 
-impl Wishes {
+impl Desired {
     /// From the sightings, in their order.
     pub fn of(sightings: &[Sighting]) -> Self {
         let mut derivation = Derivation::default();
@@ -119,7 +119,7 @@ impl Wishes {
             derivation.see(*at, sight);
         }
         derivation.pass(Moment::MAX);
-        derivation.wishes
+        derivation.desired
     }
 
     fn remember(&mut self, at: Moment, sight: &Sight, cluster: &Cluster) {
@@ -146,9 +146,9 @@ impl Wishes {
     fn change(&mut self, at: Moment, before: &BTreeMap<String, String>, now: &BTreeMap<String, String>) {
         for key in before.keys().chain(now.keys()) {
             let value = now.get(key);
-            let wishes = self.keys.entry(key.clone()).or_insert_with(|| NOTHING.to_vec());
-            if wishes.last().is_none_or(|last| last.value.as_ref() != value) {
-                wishes.push(Wish {
+            let desired = self.keys.entry(key.clone()).or_insert_with(|| NOTHING.to_vec());
+            if desired.last().is_none_or(|last| last.value.as_ref() != value) {
+                desired.push(DesiredValue {
                     from: at,
                     value: value.cloned(),
                 });
@@ -161,12 +161,12 @@ impl Wishes {
         self.keys.keys()
     }
 
-    /// A key's wishes, each good until the next; the first is from the beginning.
-    pub fn of_key(&self, key: &str) -> &[Wish] {
+    /// A key's desired values, each good until the next; the first is from the beginning.
+    pub fn of_key(&self, key: &str) -> &[DesiredValue] {
         self.keys.get(key).map_or(&NOTHING, Vec::as_slice)
     }
 
-    /// The wish at the end.
+    /// The desired value at the end.
     pub fn last(&self, key: &str) -> Option<&str> {
         self.of_key(key).last()?.value.as_deref()
     }
