@@ -251,7 +251,7 @@ impl Planner {
     }
 
     /// Returns how the prefixes to list and watch have changed since the last call; none if they have not. The operator's
-    /// records are watched from the beginning. A prefix inside another is left out, unless the outer one may not be read.
+    /// records are watched from the beginning. A prefix inside another is omitted unless the outer one may not be read.
     pub fn take_changed_prefixes(&mut self) -> Option<PrefixChanges> {
         let permissions = &self.permissions;
         let changes = self
