@@ -189,7 +189,7 @@ impl Prefixes {
         self.changed.insert(prefix.clone());
     }
 
-    /// Whether the mirror lists and watches `prefix`, as far as it was told by [`Planner::take_changed_prefixes`].
+    /// Whether the mirror lists and watches `prefix`, by what [`Planner::take_changed_prefixes`] has returned.
     pub fn is_watched(&self, prefix: &Prefix) -> bool {
         self.watched.contains(prefix)
     }
