@@ -1,9 +1,11 @@
-//! Benchmarks of the planner: one pod's event from the watch to the answer of its write, a full plan, and an adoption.
-//! Run with `cargo bench --bench plan`.
+//! Benchmarks of the planner: one pod's event from the watch to the answer of its write, a full plan, and an adoption; and
+//! the bytes of a registered endpoint. Run with `cargo bench --bench plan`.
 //!
 //! A stand-in for etcd grants and answers at once. Its time is not part of an event's time, and is a small part of a
-//! full plan's. Times are the median of several rounds; those of events run over all pods in a scattered order.
+//! full plan's. Times are the median of several rounds; those of events run over all pods in a scattered order. Bytes are
+//! those allocated and not freed, including the spare capacity of containers.
 
+use std::alloc::System;
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::ops::Bound;
@@ -20,19 +22,27 @@ use leasehold::model::{
     Transaction, TxnOutcome,
 };
 use leasehold::plan::{DesiredState, FormatBinding, MetaKeys, Planner, PodState, RegistrationSettings, Step};
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const SIZES: [u32; 3] = [1_000, 10_000, 50_000];
 const NAMESPACES: u32 = 10;
 const PODS_PER_SERVICE: u32 = 10;
 const KEYS_PER_LEASE: usize = 256;
 const ROUNDS: usize = 5;
+const FORMATS: [api::FormatType; 2] = [api::FormatType::Plain, api::FormatType::EtcdGRPC];
 
 fn namespace(service: u32) -> String {
     format!("team-{}", service % NAMESPACES)
 }
 
 fn pod(number: u32) -> Pod {
-    let service = number / PODS_PER_SERVICE;
+    pod_of(number / PODS_PER_SERVICE, number)
+}
+
+fn pod_of(service: u32, number: u32) -> Pod {
     Pod {
         namespace: namespace(service),
         name: format!("shop-backend-orders-{service:05}-7d9f6c-{number:05x}"),
@@ -85,12 +95,13 @@ fn registration(service: u32) -> Registration {
     }
 }
 
-/// Plain and EtcdGRPC: two keys per pod.
-fn bindings(registration: &Registration) -> Vec<FormatBinding> {
-    let specs = [api::FormatType::Plain, api::FormatType::EtcdGRPC].map(|kind| api::Format {
-        kind,
+/// One key per pod for each of the formats.
+fn bindings(registration: &Registration, formats: &[api::FormatType]) -> Vec<FormatBinding> {
+    let spec = |kind: &api::FormatType| api::Format {
+        kind: *kind,
         ..api::Format::default()
-    });
+    };
+    let specs: Vec<api::Format> = formats.iter().map(spec).collect();
     let service = Service {
         namespace: &registration.reference.namespace,
         name: &registration.service,
@@ -116,6 +127,18 @@ struct StandIn {
 }
 
 impl StandIn {
+    /// Returns the same contents with texts of their own, as an operator that starts gets them.
+    fn copy(&self) -> Self {
+        let copied = |(key, held): (&Key, &KeyValue)| {
+            let value = (*held.value).into();
+            (Key::from(&**key), KeyValue { value, ..held.clone() })
+        };
+        Self {
+            keys: self.keys.iter().map(copied).collect(),
+            ..*self
+        }
+    }
+
     fn commit(&mut self, transaction: Transaction) -> TxnOutcome {
         self.revision += 1;
         let revision = self.revision;
@@ -188,12 +211,12 @@ impl DesiredState for Desired<'_> {
 }
 
 impl Operator {
-    fn new(pods: u32) -> Self {
+    fn new(services: u32, formats: &[api::FormatType]) -> Self {
         let (mut index, mut all) = (Index::new(), HashMap::new());
         let mut planner = Planner::new(MetaKeys::new("/leasehold/", "c1"), KEYS_PER_LEASE);
-        for service in 0..pods / PODS_PER_SERVICE {
+        for service in 0..services {
             let registration = registration(service);
-            let bindings = bindings(&registration);
+            let bindings = bindings(&registration, formats);
             let settings = RegistrationSettings {
                 created: registration.created,
                 ttl: 30,
@@ -301,7 +324,7 @@ fn median(mut rounds: Vec<Duration>) -> Duration {
 /// Plans everything from an empty state: two keys for each of `pods`. Total time, without decoding.
 fn full_plan(pods: &[Pod]) -> (Operator, StandIn, Duration) {
     let count = u32::try_from(pods.len()).expect("a benchmark's size is small");
-    let (mut operator, mut etcd) = (Operator::new(count), StandIn::default());
+    let (mut operator, mut etcd) = (Operator::new(count / PODS_PER_SERVICE, &FORMATS), StandIn::default());
     operator.survey(&etcd);
     let start = Instant::now();
     for pod in pods {
@@ -318,7 +341,7 @@ fn full_plan(pods: &[Pod]) -> (Operator, StandIn, Duration) {
 /// Starts a new operator that finds everything in the desired state. Total time.
 fn adoption(pods: &[Pod], etcd: &mut StandIn) -> Duration {
     let count = u32::try_from(pods.len()).expect("a benchmark's size is small");
-    let mut operator = Operator::new(count);
+    let mut operator = Operator::new(count / PODS_PER_SERVICE, &FORMATS);
     let start = Instant::now();
     operator.survey(etcd);
     for pod in pods {
@@ -356,7 +379,43 @@ fn event(operator: &mut Operator, etcd: &mut StandIn, pods: &mut [Pod]) -> Spent
     }
 }
 
+/// Bytes allocated and not freed since `region` began, for each of `pods`.
+fn held_by_each(region: &Region<'_, System>, pods: u32) -> isize {
+    let change = region.change();
+    let held = change.bytes_allocated.cast_signed() - change.bytes_deallocated.cast_signed();
+    held / isize::try_from(pods).expect("a benchmark's size is small")
+}
+
+/// Registers `pods` of one registration in one format, or finds them registered. Returns the bytes that each pod holds in
+/// the index and the planner.
+fn bytes_per_endpoint(pods: u32, is_registered: bool) -> isize {
+    let start = || Operator::new(1, &FORMATS[..1]);
+    let fill = |operator: &mut Operator, etcd: &mut StandIn| {
+        operator.survey(etcd);
+        for number in 0..pods {
+            operator.apply(&pod_of(0, number));
+        }
+        operator.planner.kubernetes_is_complete();
+        operator.run(etcd);
+        assert_eq!(operator.planner.key_count(), pods as usize);
+    };
+    let mut registered = StandIn::default();
+    if is_registered {
+        fill(&mut start(), &mut registered);
+    }
+    let mut operator = start();
+    let region = Region::new(ALLOCATOR);
+    let mut etcd = registered.copy();
+    fill(&mut operator, &mut etcd);
+    drop(etcd);
+    held_by_each(&region, pods)
+}
+
 fn main() {
+    for size in SIZES {
+        let (written, found) = (bytes_per_endpoint(size, false), bytes_per_endpoint(size, true));
+        println!("{size:>6} pods, 1 key each: {written} bytes an endpoint, {found} if it was registered before");
+    }
     let mut all = Vec::new();
     for size in SIZES {
         let mut pods: Vec<Pod> = (0..size).map(pod).collect();
