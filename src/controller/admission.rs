@@ -16,7 +16,7 @@ use super::source::Obstacle;
 use super::{Command, Controller, gates, record_formats};
 use crate::api::{FormatStatus, LastSynced, Reason, ServiceRegistration, ServiceRegistrationStatus};
 use crate::controller::compile::{Compiled, Invalid, References, Reserved, compile, compile_last, reference};
-use crate::controller::worker::Version;
+use crate::controller::worker::{Register, Version};
 use crate::format::{Dialect, FormatError, Reading};
 use crate::index::DirtyMark;
 use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, StatusUpdate, WritePolicy};
@@ -597,7 +597,7 @@ impl Controller {
         settings: RegistrationSettings,
     ) -> Command {
         let registration = &compiled.registration;
-        Command::Register {
+        Command::Register(Box::new(Register {
             registration: reference.clone(),
             settings,
             service: registration.service.clone(),
@@ -615,7 +615,7 @@ impl Controller {
             places: self.places(reference, compiled),
             identity: compiled.identity.clone(),
             last_synced: cache.entries[reference].record.last_synced.clone(),
-        }
+        }))
     }
 
     /// Returns the Registry whose metaPrefix the registration overlaps.

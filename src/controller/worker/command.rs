@@ -85,38 +85,43 @@ pub struct MissingPod {
     pub selected: usize,
 }
 
+/// What a worker has to know of a registration.
+#[derive(Debug)]
+pub struct Register {
+    pub registration: RegistrationRef,
+    pub settings: RegistrationSettings,
+    /// The name under which consumers know the service.
+    pub service: Arc<str>,
+    /// The object, and the version of its spec.
+    pub version: Version,
+    /// Number of pods that it selects, ready or not.
+    pub selected: usize,
+    /// Why formats of it are suppressed in favour of another registration's.
+    pub suppressed: Vec<String>,
+    /// What it registers.
+    pub kind: EndpointKind,
+    /// Why nothing, or not everything, of its Service can be registered now.
+    pub obstacle: Option<Obstacle>,
+    /// Why attributes are in no record, although everything else is registered.
+    pub missing: Option<Obstacle>,
+    /// Whether its pods may keep the keys of the spec before.
+    pub keeps_previous: bool,
+    /// When it claimed each of its prefixes.
+    pub since: BTreeMap<Prefix, Since>,
+    /// For its status.
+    pub places: Vec<FormatStatus>,
+    /// Which keys and values it asks for.
+    pub identity: Arc<LastSynced>,
+    /// The last spec that was fully written, as its status records it.
+    pub last_synced: Option<Arc<LastSynced>>,
+}
+
 /// A command. The worker carries out commands in the order in which they were sent.
 #[derive(Debug)]
 pub enum Command {
-    /// Registers with these settings. The commands about its pods follow.
-    Register {
-        registration: RegistrationRef,
-        settings: RegistrationSettings,
-        /// The name under which consumers know the service.
-        service: Arc<str>,
-        /// The object, and the version of its spec.
-        version: Version,
-        /// Number of pods that it selects, ready or not.
-        selected: usize,
-        /// Why formats of it are suppressed in favour of another registration's.
-        suppressed: Vec<String>,
-        /// What it registers.
-        kind: EndpointKind,
-        /// Why nothing, or not everything, of its Service can be registered now.
-        obstacle: Option<Obstacle>,
-        /// Why attributes are in no record, although everything else is registered.
-        missing: Option<Obstacle>,
-        /// Whether its pods may keep the keys of the spec before.
-        keeps_previous: bool,
-        /// When it claimed each of its prefixes.
-        since: BTreeMap<Prefix, Since>,
-        /// For its status.
-        places: Vec<FormatStatus>,
-        /// Which keys and values it asks for.
-        identity: Arc<LastSynced>,
-        /// The last spec that was fully written, as its status records it.
-        last_synced: Option<Arc<LastSynced>>,
-    },
+    /// Registers with these settings. The commands about its pods follow. Boxed, because an edit sends a command for each
+    /// pod, and each takes the memory of the largest.
+    Register(Box<Register>),
     /// The new spec of a registration cannot be carried out. The spec before stays in force.
     Refuse {
         registration: RegistrationRef,

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 
-use super::command::MissingPod;
+use super::command::{MissingPod, Register};
 use super::reporting::Subject;
 use super::{Command, Done, RegistryWorker, Version, guarding, size};
 use crate::api::{Guard, Limits};
@@ -67,39 +67,43 @@ impl<B: Backend> RegistryWorker<B> {
         }
     }
 
+    /// Applies a registration, its settings and what its status needs.
+    fn register(&mut self, register: Register) {
+        let Register {
+            registration,
+            settings,
+            service,
+            version,
+            selected,
+            suppressed,
+            kind,
+            obstacle,
+            missing,
+            keeps_previous,
+            since,
+            places,
+            identity,
+            last_synced,
+        } = register;
+        if !keeps_previous {
+            self.planner.forget_previous(&registration);
+        }
+        self.planner.set_settings(&registration, settings);
+        self.planner.set_since(&registration, since);
+        self.debouncer.changed(registration.clone(), Instant::now());
+        let subject = Subject::new(service, version, selected)
+            .suppressed(suppressed)
+            .of(kind, obstacle, missing);
+        let mut subject = subject.recording(places, identity, last_synced);
+        if let Some(former) = self.subjects.remove(&registration) {
+            subject.take_over(former);
+        }
+        self.subjects.insert(registration, subject);
+    }
+
     pub(super) fn take(&mut self, command: Command) {
         match command {
-            Command::Register {
-                registration,
-                settings,
-                service,
-                version,
-                selected,
-                suppressed,
-                kind,
-                obstacle,
-                missing,
-                keeps_previous,
-                since,
-                places,
-                identity,
-                last_synced,
-            } => {
-                if !keeps_previous {
-                    self.planner.forget_previous(&registration);
-                }
-                self.planner.set_settings(&registration, settings);
-                self.planner.set_since(&registration, since);
-                self.debouncer.changed(registration.clone(), Instant::now());
-                let subject = Subject::new(service, version, selected)
-                    .suppressed(suppressed)
-                    .of(kind, obstacle, missing);
-                let mut subject = subject.recording(places, identity, last_synced);
-                if let Some(former) = self.subjects.remove(&registration) {
-                    subject.take_over(former);
-                }
-                self.subjects.insert(registration, subject);
-            }
+            Command::Register(register) => self.register(*register),
             Command::Refuse {
                 registration,
                 generation,

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use self::backend_health::BackendHealth;
 pub use self::backend_health::Trouble;
 use self::candidates::Candidates;
-pub use self::command::{Command, MissingPod, Outdated, StatusSeen, Version};
+pub use self::command::{Command, MissingPod, Outdated, Register, StatusSeen, Version};
 use self::confirmation::Confirmation;
 use self::credentials::Credentials;
 pub use self::credentials::trouble;

@@ -253,7 +253,7 @@ async fn idle(
         while let Some(command) = taken.pop() {
             match command {
                 Command::Status(seen) => confirmation.see(seen, Instant::now()),
-                Command::Register { registration, .. } => drop(registrations.insert(registration)),
+                Command::Register(register) => drop(registrations.insert(register.registration)),
                 Command::Remove(registration) => drop(registrations.remove(&registration)),
                 Command::Together(commands) => taken.extend(commands.into_iter().rev()),
                 _ => {}

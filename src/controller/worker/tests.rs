@@ -154,7 +154,7 @@ impl Rig {
             keep_last: false,
             prefixes: vec![Prefix::below("/services/shop/orders/")],
         };
-        self.worker.take(Command::Register {
+        self.worker.take(Command::Register(Box::new(Register {
             registration: orders(),
             settings,
             service: "orders".into(),
@@ -169,7 +169,7 @@ impl Rig {
             places: Vec::new(),
             identity: Arc::new(last_synced(1)),
             last_synced: None,
-        });
+        })));
         self.worker.take(Command::KubernetesIsComplete);
     }
 
