@@ -1,6 +1,7 @@
 //! Writes the statuses of one kind. Keeps only the latest wanted status of each object, and writes a status only when
 //! it differs from the observed one.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -14,7 +15,6 @@ use kube::core::{ClusterResourceScope, PartialObjectMeta};
 use kube::{Api, Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -50,7 +50,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 pub trait Reported: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {
     /// Identifies an object of this kind.
     type Name: Clone + Eq + Hash + Debug + Send + Sync + 'static;
-    type Status: Clone + PartialEq + Serialize + Send + Sync + 'static;
+    type Status: Clone + Debug + PartialEq + Serialize + Send + Sync + 'static;
 
     /// Returns the API for the object `name`, and its bare name. Only the metadata of an answer is decoded, so that the
     /// status of an object that cannot be decoded can be written, too.
@@ -473,6 +473,23 @@ impl<K: Reported> StatusWriter<K> {
     }
 }
 
+/// What is applied. Serialized from the status itself: as a JSON value, a long list of endpoints would take megabytes.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Body<'a, S> {
+    api_version: Cow<'a, str>,
+    kind: Cow<'a, str>,
+    metadata: Metadata<'a>,
+    status: &'a S,
+}
+
+#[derive(Debug, Serialize)]
+struct Metadata<'a> {
+    name: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    uid: Option<&'a str>,
+}
+
 /// Writes the status. Returns the result, and how long the API server took.
 async fn patch<K: Reported>(
     client: &Client,
@@ -481,15 +498,15 @@ async fn patch<K: Reported>(
     calls: &Calls,
 ) -> (Written, Duration) {
     let (api, name) = K::locate(client, object);
-    let mut body = json!({
-        "apiVersion": K::api_version(&()),
-        "kind": K::kind(&()),
-        "metadata": {"name": name},
-        "status": status,
-    });
-    if let Some(uid) = K::uid(object) {
-        body["metadata"]["uid"] = uid.into();
-    }
+    let body = Body {
+        api_version: K::api_version(&()),
+        kind: K::kind(&()),
+        metadata: Metadata {
+            name: &name,
+            uid: K::uid(object),
+        },
+        status,
+    };
     let start = Instant::now();
     let params = PatchParams::apply(MANAGER).force();
     let answer = timeout(REQUEST_TIMEOUT, api.patch_status(&name, &params, &Patch::Apply(&body))).await;
