@@ -342,15 +342,18 @@ pub fn set(
     }
 }
 
-/// Leaves conditions in `status` that nothing is known about yet as they were before.
-pub fn keep_undecided(status: &mut [Condition], before: &[Condition]) {
+/// Leaves conditions in `status` that nothing is known about yet as they were before. Returns whether there are any.
+pub fn keep_undecided(status: &mut [Condition], before: &[Condition]) -> bool {
+    let mut is_any = false;
     for condition in status {
         if condition.reason == Reason::Undecided.as_str()
             && let Some(old) = before.iter().find(|old| old.type_ == condition.type_)
         {
             condition.clone_from(old);
+            is_any = true;
         }
     }
+    is_any
 }
 
 /// Gives the conditions in `status` that were so before the time of their last change.

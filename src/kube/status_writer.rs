@@ -196,8 +196,28 @@ pub enum StatusUpdate<K: Reported> {
 
 struct Entry<S> {
     seen: Option<S>,
-    wanted: Option<(S, WritePolicy)>,
+    wanted: Option<(Wanted<S>, WritePolicy)>,
     writing: Option<Write>,
+}
+
+/// A wanted status. The status of a registration may hold a megabyte of endpoints, so that one that was written is not
+/// stored twice.
+enum Wanted<S> {
+    Status(S),
+    /// The observed status.
+    AsSeen,
+}
+
+impl<S> Entry<S> {
+    /// Replaces the observed status. A wanted one stays what it is.
+    fn see(&mut self, status: Option<S>, same: impl Fn(&S, &S) -> bool) {
+        let former = std::mem::replace(&mut self.seen, status);
+        if let (Some((wanted @ Wanted::AsSeen, _)), Some(former)) = (&mut self.wanted, former)
+            && !self.seen.as_ref().is_some_and(|seen| same(seen, &former))
+        {
+            *wanted = Wanted::Status(former);
+        }
+    }
 }
 
 /// A write in flight, and what arrived since it began.
@@ -337,7 +357,7 @@ impl<K: Reported> StatusWriter<K> {
         match note {
             StatusUpdate::Observed(name, status) => {
                 let entry = self.entry(&name);
-                entry.seen = status;
+                entry.see(status, K::same);
                 if let Some(write) = &mut entry.writing {
                     write.seen_since = true;
                 }
@@ -345,7 +365,7 @@ impl<K: Reported> StatusWriter<K> {
             }
             StatusUpdate::Wanted(name, status, write_policy) => {
                 let entry = self.entry(&name);
-                entry.wanted = Some((status, write_policy));
+                entry.wanted = Some((Wanted::Status(status), write_policy));
                 if let Some(write) = &mut entry.writing {
                     write.wanted_since = true;
                 }
@@ -427,12 +447,20 @@ impl<K: Reported> StatusWriter<K> {
         if entry.writing.is_some() {
             return None;
         }
-        let (mut status, write_policy) = entry.wanted.clone()?;
+        let (wanted, write_policy) = entry.wanted.as_mut()?;
+        let Wanted::Status(wanted_status) = wanted else {
+            return None;
+        };
+        let mut status = wanted_status.clone();
         if let Some(seen) = &mut entry.seen {
-            keep_undecided(K::conditions(&mut status), K::conditions(seen));
-            let settled = write_policy == WritePolicy::IfBlank || K::same(&status, seen);
+            let is_undecided = keep_undecided(K::conditions(&mut status), K::conditions(seen));
+            let settled = *write_policy == WritePolicy::IfBlank || K::same(&status, seen);
             if settled {
-                entry.wanted.take_if(|_| write_policy != WritePolicy::Always);
+                match write_policy {
+                    WritePolicy::Always if is_undecided => {}
+                    WritePolicy::Always => *wanted = Wanted::AsSeen,
+                    WritePolicy::Once | WritePolicy::IfBlank => entry.wanted = None,
+                }
                 return None;
             }
             keep_times(K::conditions(&mut status), K::conditions(seen));
@@ -452,7 +480,7 @@ impl<K: Reported> StatusWriter<K> {
                 // A status observed since the write began may be newer than the written one. If it is older, the watch
                 // is about to deliver the written one.
                 if !write.seen_since {
-                    entry.seen = Some(status);
+                    entry.see(Some(status), K::same);
                 }
                 if !write.wanted_since {
                     entry
