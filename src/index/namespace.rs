@@ -186,18 +186,20 @@ impl Namespace {
         std::mem::take(&mut self.changes)
     }
 
-    /// Returns the names of the registrations that register the pod `name`.
-    pub(super) fn registering_pod(&self, name: &str, symbols: &Symbols) -> Vec<Arc<str>> {
+    /// Returns the registrations that register the pod `name`.
+    pub(super) fn registering_pod(&self, name: &str, symbols: &Symbols) -> Vec<RegistrationRef> {
         let entry = self.pods.get(name);
         entry.map_or_else(Vec::new, |entry| {
-            self.registering(&entry.pod, symbols).cloned().collect()
+            let registering = self.registering(&entry.pod, symbols);
+            registering.map(|registration| registration.reference.clone()).collect()
         })
     }
 
-    /// Returns the names of the registrations that register `pod`.
-    fn registering<'a>(&'a self, pod: &'a CompactPod, symbols: &'a Symbols) -> impl Iterator<Item = &'a Arc<str>> {
-        let is_pods = |name: &&Arc<str>| self.registrations[*name].registration.target.is_pods();
-        self.selecting(pod, symbols).filter(is_pods)
+    /// Returns the registrations that register `pod`.
+    fn registering<'a>(&'a self, pod: &'a CompactPod, symbols: &'a Symbols) -> impl Iterator<Item = &'a Registration> {
+        let selecting = self.selecting(pod, symbols);
+        let selecting = selecting.map(|name| &self.registrations[name].registration);
+        selecting.filter(|registration| registration.target.is_pods())
     }
 
     /// Returns the names of the pods on the nodes for which `is_it` is true.

@@ -107,7 +107,7 @@ fn any_selector() -> impl Strategy<Value = Selector> {
 }
 
 fn any_reference() -> impl Strategy<Value = RegistrationRef> {
-    (shared(&NAMESPACES), shared(&REGISTRATIONS)).prop_map(|(namespace, name)| RegistrationRef { namespace, name })
+    (shared(&NAMESPACES), shared(&REGISTRATIONS)).prop_map(|(namespace, name)| RegistrationRef::new(namespace, name))
 }
 
 fn any_registration() -> impl Strategy<Value = Registration> {

@@ -330,15 +330,8 @@ impl Index {
 
     /// Returns the registrations that register a pod.
     pub fn registering(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
-        let Some((namespace, content)) = self.namespaces.get_key_value(namespace) else {
-            return Vec::new();
-        };
-        let names = content.registering_pod(pod, &self.symbols).into_iter();
-        let reference = |name| RegistrationRef {
-            namespace: namespace.clone(),
-            name,
-        };
-        names.map(reference).collect()
+        let namespace = self.namespaces.get(namespace);
+        namespace.map_or_else(Vec::new, |content| content.registering_pod(pod, &self.symbols))
     }
 
     /// Returns what `registration` would register for a pod, node or address if it were ready. Returns `None` if it

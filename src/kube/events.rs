@@ -161,15 +161,18 @@ fn event(notice: &Notice, identity: &str, now: Timestamp) -> Event {
         occurrence,
     } = notice;
     let (kind, api_version, namespace, name) = match about {
-        About::Registration(RegistrationRef { namespace, name }) => (
+        About::Registration(registration) => (
             ServiceRegistration::kind(&()),
             ServiceRegistration::api_version(&()),
-            Some(namespace),
-            name,
+            Some(&registration.namespace),
+            &registration.name,
         ),
-        About::Service(RegistrationRef { namespace, name }) => {
-            (Service::kind(&()), Service::api_version(&()), Some(namespace), name)
-        }
+        About::Service(service) => (
+            Service::kind(&()),
+            Service::api_version(&()),
+            Some(&service.namespace),
+            &service.name,
+        ),
         About::Registry(name) => (Registry::kind(&()), Registry::api_version(&()), None, name),
         About::Pod { namespace, name } => (Pod::kind(&()), Pod::api_version(&()), Some(namespace), name),
         About::RecordFormat(name) => (RecordFormat::kind(&()), RecordFormat::api_version(&()), None, name),

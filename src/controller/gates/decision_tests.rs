@@ -11,10 +11,7 @@ fn pod(name: &str) -> PodRef {
 }
 
 fn orders() -> RegistrationRef {
-    RegistrationRef {
-        namespace: "shop".into(),
-        name: "orders".into(),
-    }
+    RegistrationRef::new("shop", "orders")
 }
 
 fn registering(registration: RegistrationRef, registry: &str, generation: i64) -> Registering {
@@ -99,10 +96,7 @@ fn records_that_are_lost_again_open_no_gate() {
 #[test]
 fn a_gate_waits_for_every_registry() {
     let (mut gates, start) = leader();
-    let other = RegistrationRef {
-        name: "orders-edge".into(),
-        ..orders()
-    };
+    let other = RegistrationRef::new("shop", "orders-edge");
     let both = || vec![by_orders(1).remove(0), registering(other.clone(), "edge", 1)];
     gates.report(gated("p", true), 1);
     assert_eq!(gates.decide(&pod("p"), both(), start), None);

@@ -12,7 +12,6 @@ use super::{RegistrationChange, RegistrationWrite};
 use crate::api::{MANAGED_BY, ServiceRegistration, ServiceRegistrationSpec};
 use crate::index::ANNOTATIONS;
 use crate::kube::client::MANAGER;
-use crate::model::RegistrationRef;
 use crate::telemetry::{Calls, Outcome, Peer};
 
 /// Time-out of one request.
@@ -37,7 +36,7 @@ pub struct Requests {
 impl Requests {
     /// Makes a change, unless the object already is as wanted or is not the operator's.
     pub async fn make(&self, write: &RegistrationWrite) -> Result<(), Failure> {
-        let RegistrationRef { namespace, name } = &write.registration;
+        let (namespace, name) = (&write.registration.namespace, &write.registration.name);
         let registrations: Api<ServiceRegistration> = Api::namespaced(self.client.clone(), namespace);
         // A list, because the operator has the right to list anyway. It is never answered from an outdated cache.
         let named = ListParams::default().fields(&format!("metadata.name={name}"));
@@ -86,7 +85,7 @@ impl Requests {
     /// older than the one by which another replica has written the registration. If it is, the watch is about to report
     /// the Service.
     async fn is_up_to_date(&self, write: &RegistrationWrite) -> Result<bool, Failure> {
-        let RegistrationRef { namespace, name } = &write.registration;
+        let (namespace, name) = (&write.registration.namespace, &write.registration.name);
         let services: Api<Service> = Api::namespaced(self.client.clone(), namespace);
         let named = ListParams::default().fields(&format!("metadata.name={name}"));
         let found = self.ask("list_service", services.list_metadata(&named)).await?;
@@ -148,7 +147,7 @@ fn params() -> PostParams {
 /// Returns the registration to create for a Service.
 pub fn new_registration(write: &RegistrationWrite, spec: &ServiceRegistrationSpec) -> ServiceRegistration {
     let (label, value) = MANAGED_BY;
-    let RegistrationRef { namespace, name } = &write.registration;
+    let (namespace, name) = (&write.registration.namespace, &write.registration.name);
     let owner = OwnerReference {
         api_version: "v1".to_owned(),
         kind: "Service".to_owned(),

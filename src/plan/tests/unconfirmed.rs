@@ -166,7 +166,7 @@ fn keys_of_a_deleted_registration_are_held_except_those_of_pods_that_end() {
     rig.planner.remove_registration(&reference("orders"));
     assert_eq!(rig.judge(now), Some(GuardEvent::Held));
     assert!(rig.run().is_empty());
-    let namespace = reference("orders").namespace;
+    let namespace = reference("orders").namespace.clone();
     rig.planner.end_pod(&namespace, &pod(3));
     rig.planner.mark_pod(&namespace, &pod(4), true, now);
     rig.run();
@@ -216,7 +216,7 @@ impl crate::plan::DesiredState for Alive {
 #[test]
 fn registration_that_is_deleted_after_its_pods_leaves_at_once() {
     let mut rig = registered();
-    let namespace = reference("orders").namespace;
+    let namespace = reference("orders").namespace.clone();
     rig.planner.mark_pod(&namespace, &pod(0), true, Instant::now());
     rig.planner.remove_registration(&reference("orders"));
     // Of those that have ended, some were reported and some were not.
