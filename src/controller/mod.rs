@@ -267,8 +267,10 @@ impl Controller {
                 PodChange::None => return,
                 PodChange::Selection(marks) => (marks, false),
                 change @ (PodChange::Facts | PodChange::Ending) => {
-                    let (namespace, pod) = (pod.namespace.as_str().into(), pod.name.as_str().into());
-                    return self.send_changed(&namespace, &pod, change == PodChange::Ending, now);
+                    // The planner keeps the name: the cached one, so that it is stored once.
+                    let cached = cache.index.names_of(&pod.namespace, &pod.name);
+                    let (namespace, pod) = cached.expect("the pod was just applied");
+                    return self.send_changed(namespace, pod, change == PodChange::Ending, now);
                 }
             },
             ObjectEvent::Deleted { namespace, name } => {

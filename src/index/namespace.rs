@@ -186,6 +186,11 @@ impl Namespace {
         std::mem::take(&mut self.changes)
     }
 
+    /// Returns the cached name of the pod `name`.
+    pub(super) fn name_of(&self, name: &str) -> Option<&Arc<str>> {
+        self.pods.get_key_value(name).map(|(name, _)| name)
+    }
+
     /// Returns the registrations that register the pod `name`.
     pub(super) fn registering_pod(&self, name: &str, symbols: &Symbols) -> Vec<RegistrationRef> {
         let entry = self.pods.get(name);

@@ -317,6 +317,12 @@ impl Index {
         namespace.is_some_and(|namespace| namespace.contains_registration(&registration.name))
     }
 
+    /// Returns the cached names of a pod: its namespace and its own.
+    pub fn names_of(&self, namespace: &str, pod: &str) -> Option<(&Arc<str>, &Arc<str>)> {
+        let (namespace, content) = self.namespaces.get_key_value(namespace)?;
+        Some((namespace, content.name_of(pod)?))
+    }
+
     /// Whether there is a pod of this name that is neither terminating nor ended.
     pub fn is_alive(&self, namespace: &str, pod: &str) -> bool {
         let namespace = self.namespaces.get(namespace);
