@@ -15,7 +15,7 @@ pub type Value = Arc<[u8]>;
 pub type Revision = i64;
 
 /// The ID of a lease, printed as etcdctl prints it. The operator's IDs are random, positive and 63 bits long.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub i64);
 
 impl LeaseId {

@@ -1,20 +1,27 @@
 //! The transactions in flight: sent, and not answered yet.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::work::Work;
 use crate::model::{Key, LeaseId, Op};
 
 /// Identifies a transaction in flight.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Ticket(u64);
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Ticket(NonZeroU64);
+
+#[cfg(test)]
+impl Ticket {
+    pub const FIRST: Self = Self(NonZeroU64::MIN);
+}
 
 /// The transactions in flight of one Registry.
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
     open: HashMap<Ticket, InFlight>,
-    last: Ticket,
+    /// The number of transactions that were opened.
+    opened: u64,
 }
 
 #[derive(Debug, Default)]
@@ -35,13 +42,14 @@ pub(super) struct InFlight {
 impl Transactions {
     /// Opens a transaction with `ops`.
     pub fn open(&mut self, ops: Vec<Op>) -> Ticket {
-        self.last = Ticket(self.last.0 + 1);
+        self.opened += 1;
+        let ticket = Ticket(NonZeroU64::new(self.opened).expect("it was incremented"));
         let opened = InFlight {
             ops,
             ..InFlight::default()
         };
-        self.open.insert(self.last, opened);
-        self.last
+        self.open.insert(ticket, opened);
+        ticket
     }
 
     /// Adds the `ops` of `work`, which are `sets` record sets, to an open transaction. `reserved` is the room reserved

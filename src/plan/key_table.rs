@@ -44,8 +44,9 @@ pub(super) struct KeyState {
     born: Revision,
     /// The transaction in flight that writes the key.
     pub in_flight: Option<Ticket>,
-    /// The lease on which room is reserved for the key, because the outcome of a put on that lease is unknown.
-    perhaps_on: Option<LeaseId>,
+    /// The lease on which room is reserved for the key, because the outcome of a put on that lease is unknown;
+    /// [`LeaseId::NONE`] if there is no such put.
+    perhaps_on: LeaseId,
     /// The keys that are written and removed together with this key, which is included. None if the key was last
     /// claimed alone.
     pub unit: Option<Arc<[Key]>>,
@@ -69,7 +70,13 @@ impl KeyState {
 
     /// Whether a write of the key is under way or of unknown outcome.
     pub fn may_appear(&self) -> bool {
-        self.in_flight.is_some() || self.perhaps_on.is_some()
+        self.in_flight.is_some() || self.perhaps_on != LeaseId::NONE
+    }
+
+    /// Sets the lease of a put whose outcome is unknown, [`LeaseId::NONE`] if there is none. Returns the former lease.
+    fn set_perhaps_on(&mut self, lease: LeaseId) -> Option<LeaseId> {
+        let former = std::mem::replace(&mut self.perhaps_on, lease);
+        (former != LeaseId::NONE).then_some(former)
     }
 
     /// Whether etcd may hold the key, and no foreign client wrote it.
@@ -249,7 +256,7 @@ impl KeyTable {
     /// room any more.
     pub fn perhaps_put(&mut self, key: &str, lease: LeaseId) -> Option<LeaseId> {
         match self.states.get_mut(key) {
-            Some(state) => state.perhaps_on.replace(lease),
+            Some(state) => state.set_perhaps_on(lease),
             None => Some(lease),
         }
     }
@@ -284,7 +291,7 @@ impl KeyTable {
             leases.detach(before, key);
             leases.attach(after, key);
         }
-        if let Some(lease) = state.perhaps_on.take() {
+        if let Some(lease) = state.set_perhaps_on(LeaseId::NONE) {
             leases.release(lease, 1);
         }
         match &held {
@@ -322,15 +329,14 @@ impl KeyTable {
             state.held = None;
             state.seen = 0;
             state.born = 0;
-            state.perhaps_on = None;
+            state.perhaps_on = LeaseId::NONE;
         }
     }
 
     /// Drops the state of `key` if no pod claims the key, etcd does not hold it, and no put of it has an unknown
     /// outcome.
     pub fn drop_if_unused(&mut self, key: &str) {
-        let is_open = |state: &KeyState| state.perhaps_on.is_some() || state.in_flight.is_some();
-        let is_unused = |state: &KeyState| state.is_unclaimed() && state.held.is_none() && !is_open(state);
+        let is_unused = |state: &KeyState| state.is_unclaimed() && !state.may_exist();
         if self.get(key).is_some_and(is_unused) {
             self.states.remove(key);
         }
@@ -343,11 +349,11 @@ impl KeyTable {
         if !self.get(key).is_some_and(is_unused) {
             return false;
         }
-        let state = self.states.remove(key).unwrap_or_default();
-        if let Some(held) = state.held {
+        let mut state = self.states.remove(key).unwrap_or_default();
+        if let Some(held) = state.held.take() {
             leases.detach(held.lease, key);
         }
-        if let Some(lease) = state.perhaps_on {
+        if let Some(lease) = state.set_perhaps_on(LeaseId::NONE) {
             leases.release(lease, 1);
         }
         true

@@ -255,7 +255,7 @@ async fn a_write_refused_under_an_old_proof_says_nothing_about_a_new_one() {
     rig.note_read(9, None);
     let now = Instant::now();
     rig.worker.written(
-        (Ticket::default(), WriteSlot { number: 0, after: 0 }),
+        (Ticket::FIRST, WriteSlot { number: 0, after: 0 }),
         fence(7),
         Ok(TxnOutcome::Fenced),
         now,
@@ -264,7 +264,7 @@ async fn a_write_refused_under_an_old_proof_says_nothing_about_a_new_one() {
 
     rig.worker.writing.begin();
     rig.worker.written(
-        (Ticket::default(), WriteSlot { number: 0, after: 0 }),
+        (Ticket::FIRST, WriteSlot { number: 0, after: 0 }),
         fence(9),
         Ok(TxnOutcome::Fenced),
         now,
