@@ -12,13 +12,14 @@ use crate::format::Format;
 use crate::index::{MinReady, PodView, PortTarget, ReadyPod, WEIGHT_ANNOTATION, Why};
 use crate::model::{Endpoint, Families, Host, Key, Record};
 
-/// The desired records of one pod, by endpoint, and the problems that prevent others.
+/// The desired records of one pod, by endpoint, and the problems that prevent others. Its lists are slices, because each
+/// registered pod has them for as long as it is registered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredPod {
     /// One entry per port that the pod offers.
-    pub by_endpoint: Vec<EndpointRecords>,
+    pub by_endpoint: Box<[EndpointRecords]>,
     /// The problems to report to the author of the registration.
-    pub problems: Vec<Problem>,
+    pub problems: Box<[Problem]>,
     /// The records by the previous spec, until the newest spec is known to be carried out.
     pub previous: Option<Box<Previous>>,
     /// The UID of a pod that becomes ready only when its readiness gate opens; none if it does not wait for that.
@@ -120,10 +121,10 @@ pub struct EndpointRecords {
     /// Only this of the endpoint: whatever else of it matters is in the records.
     pub endpoint: EndpointAddress,
     /// No two records have the same key.
-    pub records: Vec<Record>,
+    pub records: Box<[Record]>,
     /// Ranges of `records` that are written and removed together, because they are useless apart. A record outside all
     /// ranges is independent.
-    pub units: Vec<Range<usize>>,
+    pub units: Box<[Range<usize>]>,
 }
 
 impl EndpointRecords {
@@ -179,53 +180,45 @@ impl DesiredPod {
             PodView::Unready {
                 why: Why::NoAddress(families),
             } => {
-                let problems = vec![Problem::AddressMissing { families }];
                 return Some(Self {
-                    problems,
+                    problems: [Problem::AddressMissing { families }].into(),
                     ..Self::default()
                 });
             }
             PodView::Unready { .. } | PodView::Gone => return None,
         };
         let missing = pod.missing_ports.into_iter();
-        let mut desired = Self {
-            by_endpoint: Vec::with_capacity(pod.endpoints.len()),
-            problems: missing
-                .map(|port| Problem::PortMissing {
-                    target: port.target,
-                    is_host_port: port.is_host_port,
-                })
-                .collect(),
-            previous: None,
-            gated: pod.gated,
-            min_ready: pod.min_ready,
-        };
+        let mut problems: Vec<Problem> = missing
+            .map(|port| Problem::PortMissing {
+                target: port.target,
+                is_host_port: port.is_host_port,
+            })
+            .collect();
         if pod.weight_unparsable {
-            desired.problems.push(Problem::WeightUnreadable);
+            problems.push(Problem::WeightUnreadable);
         }
         let mut drafts = Vec::with_capacity(pod.endpoints.len() * bindings.len());
         for (endpoint, draft) in pod.endpoints.iter().enumerate() {
             let carries = |(_, binding): &(usize, &FormatBinding)| binding.format.carries(&draft.port_name);
             for (place, binding) in bindings.iter().enumerate().filter(carries) {
                 match binding.format.record(draft, binding.sole_port) {
-                    Ok(records) if desired.admits(&binding.pass, &records) => drafts.push(Draft {
+                    Ok(records) if admits(&binding.pass, &records, &mut problems) => drafts.push(Draft {
                         endpoint,
                         binding: place,
                         records,
                     }),
                     Ok(_) => {}
-                    Err(refusal) => desired.problems.push(Problem::Refused {
+                    Err(refusal) => problems.push(Problem::Refused {
                         reason: refusal.to_string(),
                     }),
                 }
             }
         }
         if pod.endpoints.len() > 1 {
-            let problems = duplicate_keys::part(&mut drafts, &pod.endpoints, bindings);
-            desired.problems.extend(problems);
+            problems.extend(duplicate_keys::part(&mut drafts, &pod.endpoints, bindings));
         }
         let mut drafts = drafts.into_iter().peekable();
-        for (place, endpoint) in pod.endpoints.into_iter().enumerate() {
+        let by_endpoint = pod.endpoints.into_iter().enumerate().map(|(place, endpoint)| {
             let (mut records, mut units) = (Vec::with_capacity(bindings.len()), Vec::new());
             while let Some(draft) = drafts.next_if(|draft| draft.endpoint == place) {
                 let first = records.len();
@@ -234,29 +227,19 @@ impl DesiredPod {
                     units.push(first..records.len());
                 }
             }
-            desired.by_endpoint.push(EndpointRecords {
+            EndpointRecords {
                 endpoint: endpoint.into(),
-                records,
-                units,
-            });
-        }
-        Some(desired)
-    }
-
-    /// Whether all of `records`, which are written together, may be written. Adds the denials to the problems. The
-    /// check is on the final keys, after the format has inserted the tenant's values.
-    fn admits(&mut self, pass: &PrefixGrant, records: &[Record]) -> bool {
-        let denials: Vec<Denial> = records
-            .iter()
-            .filter_map(|record| pass.check(&record.key).err())
-            .collect();
-        let admitted = denials.is_empty();
-        for denial in denials.into_iter().map(Problem::Denied) {
-            if !self.problems.contains(&denial) {
-                self.problems.push(denial);
+                records: records.into(),
+                units: units.into(),
             }
-        }
-        admitted
+        });
+        Some(Self {
+            by_endpoint: by_endpoint.collect(),
+            problems: problems.into(),
+            previous: None,
+            gated: pod.gated,
+            min_ready: pod.min_ready,
+        })
     }
 
     /// Returns the keys of all records: first the newest spec in the order of endpoints, then the previous spec.
@@ -287,6 +270,22 @@ impl DesiredPod {
             .iter()
             .flat_map(|endpoint_records| &endpoint_records.records)
     }
+}
+
+/// Whether all of `records`, which are written together, may be written. Adds the denials to `problems`. The check is on
+/// the final keys, after the format has inserted the tenant's values.
+fn admits(pass: &PrefixGrant, records: &[Record], problems: &mut Vec<Problem>) -> bool {
+    let denials: Vec<Denial> = records
+        .iter()
+        .filter_map(|record| pass.check(&record.key).err())
+        .collect();
+    let admitted = denials.is_empty();
+    for denial in denials.into_iter().map(Problem::Denied) {
+        if !problems.contains(&denial) {
+            problems.push(denial);
+        }
+    }
+    admitted
 }
 
 impl fmt::Display for Problem {

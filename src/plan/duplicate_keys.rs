@@ -171,7 +171,7 @@ mod tests {
             "{reported}"
         );
         assert_eq!(by_pod.keys(), ["/s/p"].map(Key::from), "the preferred family stays");
-        assert_eq!(by_id.problems, []);
+        assert_eq!(*by_id.problems, []);
         assert_eq!(by_id.keys(), ["/s/p", "/s/p_ipv6"].map(Key::from));
     }
 
@@ -179,7 +179,7 @@ mod tests {
     fn ports_of_one_number_that_say_the_same_are_one_record() {
         for kind in ["Kitex", "Hertz", "GoFrame"] {
             let desired = desired(kind, ["http", "http"]);
-            assert_eq!(desired.problems, [], "{kind}");
+            assert_eq!(*desired.problems, [], "{kind}");
             let keys: BTreeSet<Key> = desired.keys().into_iter().collect();
             assert_eq!((keys.len(), desired.keys().len()), (5, 5), "{kind}: {keys:?}");
         }

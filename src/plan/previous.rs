@@ -22,7 +22,7 @@ use crate::model::{Key, Record, RegistrationRef};
 /// What a pod has by the spec before and not by the newest one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Previous {
-    by_endpoint: Vec<EndpointRecords>,
+    by_endpoint: Box<[EndpointRecords]>,
     /// The keys that the newest spec asks for and the one before did not.
     fresh: Vec<Key>,
     /// Not all that the newest spec asks for can be expressed, and that was not so by the one before.
@@ -88,7 +88,7 @@ impl DesiredPod {
             .by_endpoint
             .iter()
             .filter_map(|endpoint_records| without(endpoint_records, &mine));
-        let by_endpoint: Vec<EndpointRecords> = by_endpoint.collect();
+        let by_endpoint: Box<[EndpointRecords]> = by_endpoint.collect();
         if !by_endpoint.is_empty() {
             self.previous = Some(Box::new(Previous {
                 by_endpoint,
@@ -112,8 +112,8 @@ fn without(endpoint_records: &EndpointRecords, keys: &HashSet<&Key>) -> Option<E
     let endpoint = endpoint_records.endpoint.clone();
     (!records.is_empty()).then_some(EndpointRecords {
         endpoint,
-        records,
-        units,
+        records: records.into(),
+        units: units.into(),
     })
 }
 

@@ -329,10 +329,11 @@ impl Planner {
         let mut bare = whole.clone();
         bare.previous = None;
         for endpoint_records in &mut bare.by_endpoint {
-            endpoint_records.records.clear();
-            endpoint_records.units.clear();
+            endpoint_records.records = Box::default();
+            endpoint_records.units = Box::default();
         }
-        bare.problems.push(Problem::OverQuota(quota.clone()));
+        let over_quota = Problem::OverQuota(quota.clone());
+        bare.problems = bare.problems.into_iter().chain([over_quota]).collect();
         let dropped = self.replace_desired(registration, pod, Some(bare));
         self.registrations.set_rationed(registration, pod, Some(whole));
         // A key that is not known to be there was not taken from the pod.

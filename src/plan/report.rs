@@ -332,14 +332,15 @@ mod tests {
     fn two_ports() -> DesiredPod {
         let endpoint_records = |port: u16| EndpointRecords {
             endpoint: endpoint("p", port).into(),
-            records: vec![Record {
+            records: [Record {
                 key: format!("/s/p:{port}").into(),
                 value: b"1".as_slice().into(),
-            }],
-            units: Vec::new(),
+            }]
+            .into(),
+            units: Box::default(),
         };
         DesiredPod {
-            by_endpoint: vec![endpoint_records(80), endpoint_records(81)],
+            by_endpoint: [endpoint_records(80), endpoint_records(81)].into(),
             ..DesiredPod::default()
         }
     }
@@ -376,7 +377,7 @@ mod tests {
         };
         let reported = missing.to_string();
         let desired = DesiredPod {
-            problems: vec![missing],
+            problems: [missing].into(),
             ..two_ports()
         };
         planner.set_desired(&reference("orders"), &"p".into(), Some(desired));
@@ -392,7 +393,7 @@ mod tests {
     fn unreadable_weight_is_reported_and_its_pod_is_registered() {
         let mut planner = planner(&[("/s/p", "1")]);
         let desired = DesiredPod {
-            problems: vec![Problem::WeightUnreadable],
+            problems: [Problem::WeightUnreadable].into(),
             ..desired("p", &["/s/p"], "1")
         };
         planner.set_desired(&reference("orders"), &"p".into(), Some(desired));

@@ -365,10 +365,10 @@ pub(super) fn desired(pod: &str, keys: &[&str], value: &str) -> DesiredPod {
     let endpoint_records = EndpointRecords {
         endpoint: endpoint(pod, 8080).into(),
         records: keys.iter().map(record).collect(),
-        units: Vec::new(),
+        units: Box::default(),
     };
     DesiredPod {
-        by_endpoint: vec![endpoint_records],
+        by_endpoint: [endpoint_records].into(),
         ..DesiredPod::default()
     }
 }
@@ -377,7 +377,7 @@ pub(super) fn desired(pod: &str, keys: &[&str], value: &str) -> DesiredPod {
 pub(super) fn whole(pod: &str, keys: &[&str], value: &str) -> DesiredPod {
     let mut desired = desired(pod, keys, value);
     let unit = 0..keys.len();
-    desired.by_endpoint[0].units = vec![unit];
+    desired.by_endpoint[0].units = [unit].into();
     desired
 }
 

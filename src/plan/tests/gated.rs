@@ -80,9 +80,10 @@ fn another_value_counts_only_when_it_is_written() {
 fn a_pod_with_a_problem_is_never_registered_as_a_whole() {
     let mut rig = Rig::new();
     let pod = DesiredPod {
-        problems: vec![Problem::Refused {
+        problems: [Problem::Refused {
             reason: "no".to_owned(),
-        }],
+        }]
+        .into(),
         ..gated("p", &["/s/p"], "1")
     };
     rig.set_pod(pod);

@@ -453,8 +453,8 @@ fn problem_of_a_waiting_pod_is_reported_before_its_wait_ends() {
     waiting.show(
         "a",
         PodState::Ready(DesiredPod {
-            by_endpoint: Vec::new(),
-            problems: vec![problem],
+            by_endpoint: Box::default(),
+            problems: [problem].into(),
             ..desired
         }),
     );

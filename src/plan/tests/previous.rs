@@ -11,7 +11,7 @@ fn moved(pod: &str, value: &str, problems: Vec<Problem>) -> DesiredPod {
     let (before, now) = (format!("/s/{pod}"), format!("/t/{pod}"));
     let keys: &[&str] = if problems.is_empty() { &[&now] } else { &[] };
     let newest = DesiredPod {
-        problems,
+        problems: problems.into(),
         ..desired(pod, keys, value)
     };
     keeping(newest, desired(pod, &[&before], value))
@@ -229,7 +229,7 @@ fn what_was_wrong_before_is_no_reason_to_keep_anything() {
     rig.planner.set_settings(&reference("orders"), settings);
     for pod in PODS {
         let at = |place: &str| DesiredPod {
-            problems: missing(),
+            problems: missing().into(),
             ..desired(pod, &[&format!("{place}{pod}")], "1")
         };
         rig.set(pod, keeping(at("/t/"), at("/s/")));

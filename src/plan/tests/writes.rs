@@ -145,10 +145,10 @@ fn the_keys_of_one_pod_too_large_for_a_transaction_are_written_in_parts() {
     let endpoint_records = EndpointRecords {
         endpoint: endpoint("p", 1).into(),
         records: (0..30).map(record).collect(),
-        units: Vec::new(),
+        units: Box::default(),
     };
     let desired = DesiredPod {
-        by_endpoint: vec![endpoint_records],
+        by_endpoint: [endpoint_records].into(),
         ..DesiredPod::default()
     };
     rig.planner
