@@ -90,7 +90,9 @@ impl EtcdCluster {
             if !registered.is_learner() {
                 return Ok(());
             }
-            let mut client = self.client_of_others(i).await?;
+            // A follower would ask the leader without the name of the user, which an etcd with authentication refuses.
+            let leader = &self.members[self.leader().await?];
+            let mut client = leader.connect(&self.entrance).await?;
             let promoted = client.member_promote(registered.id()).await;
             promoted.map(drop).doing(|| "promote a learner")
         })
