@@ -21,6 +21,8 @@ struct Trouble {
     kubernetes: bool,
     /// An operator has an old view of Kubernetes.
     cut_off: bool,
+    /// The recorder of etcd may watch the member that is affected, while the others serve.
+    hides_etcd: bool,
     /// It delays writes, by less than what the checker allows while the servers are well.
     only_delays: bool,
     halts: Option<Span>,
@@ -44,6 +46,10 @@ impl Health {
             Trouble {
                 span,
                 cut_off,
+                hides_etcd: matches!(
+                    fault.kind,
+                    FaultKind::MemberKill | FaultKind::MemberPause | FaultKind::MemberReplacement
+                ),
                 only_delays: fault.kind == FaultKind::SlowEtcdLink,
                 kubernetes: cut_off || fault.kind.part() == Part::Kubernetes,
                 halts: fault.halts.then_some(fault.span),
@@ -100,6 +106,14 @@ impl Health {
         });
         let lag = if blind { self.terms.bound } else { self.terms.lag };
         Span { from, to: at + lag }
+    }
+
+    /// When the recorder of etcd has received everything that etcd held at `at`.
+    pub fn etcd_recorded_by(&self, at: Moment) -> Moment {
+        let hiding = self.troubles.iter().filter(|trouble| trouble.hides_etcd);
+        let hiding = hiding.filter(|trouble| trouble.span.from <= at && at <= trouble.span.to);
+        let end = hiding.map(|trouble| trouble.span.to).max();
+        end.unwrap_or(at) + self.terms.lag
     }
 
     /// Whether an operator that was cut off, or whose link is slow, may be getting its view of Kubernetes back: in parts, for the watches of pods

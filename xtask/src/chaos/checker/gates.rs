@@ -58,7 +58,11 @@ fn of_opening(scene: &Scene<'_>, (name, before, after, at): (&str, &Pod, &Pod, M
         }
         for (key, value) in keys {
             let is_it = |holder: &Holder| matches!(holder, Holder::Ours { value: held, .. } if *held == value);
-            if !held(scene, &key, around).iter().any(|(holder, _)| is_it(holder)) {
+            let recorded = Span {
+                to: around.to.max(scene.health.etcd_recorded_by(at)),
+                ..around
+            };
+            if !held(scene, &key, recorded).iter().any(|(holder, _)| is_it(holder)) {
                 violations.push(Violation {
                     kind: Kind::Gate,
                     key: Some(key.clone()),

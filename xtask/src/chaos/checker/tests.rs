@@ -552,6 +552,20 @@ fn a_gate_that_opens_with_the_key_or_after_the_maximum_wait_is_right() {
 }
 
 #[test]
+fn gate_opened_by_a_key_that_a_paused_etcd_member_reports_late_is_right() {
+    let with_key_at = |at: f64| {
+        let mut story = Story::new();
+        story.fault(FaultKind::MemberPause, 0.5, 6.0, true);
+        story.gate(1.0, Gate::Closed);
+        story.gate(3.0, Gate::Registered);
+        story.ours(at, VALUE);
+        story.kinds()
+    };
+    assert_eq!(with_key_at(6.5), []);
+    assert_eq!(with_key_at(7.5), [Kind::Gate]);
+}
+
+#[test]
 fn gate_is_not_judged_by_a_concurrent_registration_or_label_change() {
     let late = |from: f64| {
         let mut story = Story::new();
