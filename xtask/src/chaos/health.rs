@@ -16,16 +16,26 @@ pub struct Health {
 
 #[derive(Clone, Debug)]
 struct Trouble {
+    kind: FaultKind,
     /// While it is felt.
     span: Span,
     kubernetes: bool,
     /// An operator has an old view of Kubernetes.
     cut_off: bool,
-    /// The recorder of etcd may watch the member that is affected, while the others serve.
-    hides_etcd: bool,
-    /// It delays writes, by less than what the checker allows while the servers are well.
-    only_delays: bool,
     halts: Option<Span>,
+}
+
+impl Trouble {
+    /// Whether the recorder of etcd may watch the member that is affected, while the others serve.
+    fn hides_etcd(&self) -> bool {
+        use FaultKind::{MemberKill, MemberPause, MemberReplacement};
+        matches!(self.kind, MemberKill | MemberPause | MemberReplacement)
+    }
+
+    /// Whether it delays writes only, by less than what the checker allows while the servers are well.
+    fn only_delays(&self) -> bool {
+        self.kind == FaultKind::SlowEtcdLink
+    }
 }
 
 impl Health {
@@ -45,12 +55,8 @@ impl Health {
             }
             Trouble {
                 span,
+                kind: fault.kind,
                 cut_off,
-                hides_etcd: matches!(
-                    fault.kind,
-                    FaultKind::MemberKill | FaultKind::MemberPause | FaultKind::MemberReplacement
-                ),
-                only_delays: fault.kind == FaultKind::SlowEtcdLink,
                 kubernetes: cut_off || fault.kind.part() == Part::Kubernetes,
                 halts: fault.halts.then_some(fault.span),
             }
@@ -63,7 +69,7 @@ impl Health {
 
     /// The longest stretch of a span without any trouble that keeps an operator from writing.
     pub fn longest_calm(&self, span: Span) -> Duration {
-        let troubles = self.troubles.iter().filter(|trouble| !trouble.only_delays);
+        let troubles = self.troubles.iter().filter(|trouble| !trouble.only_delays());
         let mut troubles: Vec<Span> = troubles.map(|trouble| trouble.span).collect();
         troubles.sort_by_key(|trouble| trouble.from);
         let (mut longest, mut calm_since) = (Duration::ZERO, span.from);
@@ -110,7 +116,7 @@ impl Health {
 
     /// When the recorder of etcd has received everything that etcd held at `at`.
     pub fn etcd_recorded_by(&self, at: Moment) -> Moment {
-        let hiding = self.troubles.iter().filter(|trouble| trouble.hides_etcd);
+        let hiding = self.troubles.iter().filter(|trouble| trouble.hides_etcd());
         let hiding = hiding.filter(|trouble| trouble.span.from <= at && at <= trouble.span.to);
         let end = hiding.map(|trouble| trouble.span.to).max();
         end.unwrap_or(at) + self.terms.lag
