@@ -55,7 +55,7 @@ impl Planner {
             let Some(state) = self.registrations.get(&registration) else {
                 continue;
             };
-            if !state.settings.keep_last {
+            if !state.settings.keep_last || state.has_ready_endpoint() {
                 self.stop_keeping_last(&registration);
                 continue;
             }

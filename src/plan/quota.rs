@@ -316,6 +316,8 @@ impl Planner {
     fn grant_place(&mut self, (registration, pod): &Candidate) {
         if let Some(whole) = self.registrations.set_rationed(registration, pod, None) {
             self.replace_desired(registration, pod, Some(whole));
+            // Another endpoint may have been kept while this pod waited.
+            self.registrations.mark_undecided(registration);
         }
     }
 
@@ -342,6 +344,35 @@ impl Planner {
             if state.is_some_and(|state| state.may_be_ours(&self.leases)) {
                 self.mark_unconfirmed(&key, registration, pod, Cause::Edit);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+impl Planner {
+    /// Whether `pod` waits for room in the quota of its namespace.
+    pub(super) fn is_over_quota(&self, registration: &RegistrationRef, pod: &Arc<str>) -> bool {
+        let state = self.registrations.get(registration);
+        state.is_some_and(|state| state.rationed.contains_key(pod))
+    }
+
+    /// Panics unless what is counted for each quota is what the pods need, and nobody waits for room that is there.
+    pub(super) fn check_quotas(&self) {
+        for (namespace, ration) in &self.quotas.by_namespace {
+            let (mut placed, mut waiting) = (HashMap::new(), BTreeMap::new());
+            for applicant in self.applicants(namespace, ration) {
+                let (registration, pod) = &applicant.pod;
+                if self.is_over_quota(registration, pod) {
+                    waiting.insert((applicant.created, applicant.pod), applicant.keys);
+                } else {
+                    placed.insert(applicant.pod, applicant.keys);
+                }
+            }
+            assert_eq!((&ration.placed, &ration.waiting), (&placed, &waiting), "{namespace}");
+            assert_eq!(ration.used, placed.values().sum::<usize>(), "{namespace}");
+            assert!(ration.used <= ration.quota.keys, "{ration:?}");
+            let next = waiting.first_key_value();
+            assert!(next.is_none_or(|(_, keys)| !ration.has_room_for(*keys)), "{ration:?}");
         }
     }
 }

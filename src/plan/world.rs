@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::properties::{Event, KEYS, PODS, REGISTRATIONS, Wish};
 use super::testing::{Etcd, meta, reference};
-use super::{Planner, PodState, Step, Ticket};
+use super::{Planner, PodState, Quota, Step, Ticket};
 use crate::model::{Fence, LeaseId, Prefix, RegistrationRef, Transaction, TxnOutcome};
 
 mod check;
 mod denied;
+mod quota;
 mod rejected;
 mod unconfirmed;
 
@@ -59,6 +60,8 @@ pub(super) struct World {
     denied: BTreeSet<usize>,
     /// The prefixes whose records etcd rejects.
     rejecting: BTreeSet<usize>,
+    /// How many keys the registrations may have together.
+    quota: Option<Quota>,
 }
 
 impl World {
@@ -71,6 +74,7 @@ impl World {
         Self {
             denied: BTreeSet::new(),
             rejecting: BTreeSet::new(),
+            quota: None,
             registrations: BTreeMap::new(),
             pods: BTreeMap::new(),
             unready: BTreeMap::new(),
@@ -143,6 +147,7 @@ impl World {
                 self.rejecting.remove(&scope);
                 self.retry_rejected();
             }
+            Event::Quota(keys) => self.set_quota(keys),
         }
     }
 
@@ -299,6 +304,7 @@ impl World {
         for (registration, wish) in &self.registrations {
             self.planner.set_settings(registration, wish.settings());
         }
+        self.show_quota();
     }
 
     fn kubernetes_is_complete(&mut self) {

@@ -15,8 +15,8 @@ use crate::index::{
 use crate::model::{Families, Fence, Key, LeaseId, NamespaceScope, Protocol, RegistrationRef, Transaction, TxnOutcome};
 use crate::plan::testing::{Etcd, meta};
 use crate::plan::{
-    DesiredState, FormatBinding, GuardSettings, Moment, Planner, PodState, PrefixGrant, RegistrationSettings, Step,
-    Ticket,
+    DesiredState, FormatBinding, GuardSettings, Moment, Planner, PodState, PrefixGrant, Quota, RegistrationSettings,
+    Step, Ticket,
 };
 
 const NAMESPACE: &str = "shop";
@@ -180,6 +180,11 @@ impl Operator {
         self.fence = etcd.elect();
         self.planner.becomes_leader();
         self.refreshed = false;
+    }
+
+    pub fn set_quota(&mut self, keys: Option<usize>) {
+        let quota = keys.map(|keys| Quota { keys, rule: "r".into() });
+        self.planner.set_quota(&NAMESPACE.into(), quota);
     }
 
     // ---- watch events ----

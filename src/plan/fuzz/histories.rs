@@ -25,7 +25,7 @@ const STATES: [&str; 4] = ["ready", "unready", "ending", "done"];
 pub(crate) fn any_event(rng: &mut Rng) -> String {
     let (pod, app) = (rng.one_of(&PODS), rng.one_of(&APPS));
     let (number, name) = (rng.below(4), rng.one_of(&REGISTRATIONS));
-    match rng.below(34) {
+    match rng.below(35) {
         0..=5 => format!("pod {pod} {app} {number} {} {}", rng.one_of(&STATES), rng.below(4) * 30),
         6 => format!("delete {pod}"),
         7 => format!("stale {pod}"),
@@ -59,6 +59,7 @@ pub(crate) fn any_event(rng: &mut Rng) -> String {
         30 => ["interrupt", "resume"][rng.below(2)].to_owned(),
         31 => ["lead", "restart", "retire"][rng.below(3)].to_owned(),
         32 => "hear".to_owned(),
+        33 => ["quota".to_owned(), format!("quota {}", 1 + 2 * number)][rng.below(4).min(1)].clone(),
         _ => "rest".to_owned(),
     }
 }
@@ -181,9 +182,11 @@ impl History {
                 operator.hear_all(&self.truth);
                 self.is_listing = false;
             }
+            "quota" => operator.set_quota(words.get(1).and_then(|word| word.parse().ok())),
             "rest" if !self.is_listing => {
                 operator.hear_all(&self.truth);
                 operator.come_to_rest(etcd);
+                operator.planner.check_quotas();
             }
             _ => return None,
         }
@@ -198,6 +201,9 @@ impl History {
         };
         self.operator.hear_all(&self.truth);
         self.operator.come_to_rest(&mut self.etcd);
+        self.operator.planner.check_quotas();
+        // Which pods are over the quota depends on the history.
+        self.operator.set_quota(None);
         let contested = is_theirs(&self.etcd);
         for key in &contested {
             self.etcd.foreign_delete(key);

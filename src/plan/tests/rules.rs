@@ -346,6 +346,32 @@ fn the_next_leader_decides_as_the_one_before() {
 }
 
 #[test]
+fn kept_last_endpoint_is_removed_once_a_pod_above_the_quota_is_registered() {
+    let mut rig = Rig::new();
+    let keeping = RegistrationSettings {
+        keep_last: true,
+        ..settings(2)
+    };
+    rig.planner.set_settings(&reference("orders"), keeping);
+    rig.planner.set_settings(&reference("other"), settings(1));
+    rig.allow(2);
+    rig.want("other", "o", &["/s/o"], "1");
+    rig.want("orders", "first", &["/s/first"], "1");
+    rig.want("orders", "second", &["/s/second"], "1");
+    rig.run();
+    let unready = PodState::Unready(at("first"));
+    rig.planner
+        .set_pod_state(&reference("orders"), &"first".into(), unready);
+    rig.run();
+    assert_eq!(rig.kept_keys(), ["first", "o"], "the service is not emptied");
+    rig.drop_pod("other", "o");
+    rig.run();
+    rig.judge_now();
+    rig.run();
+    assert_eq!(rig.kept_keys(), ["second"]);
+}
+
+#[test]
 fn a_pod_has_all_of_its_keys_or_none() {
     let mut rig = Rig::new();
     rig.allow(3);

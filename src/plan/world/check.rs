@@ -14,8 +14,12 @@ impl World {
         let mut by_age: Vec<_> = self.registrations.iter().collect();
         by_age.sort_by_key(|(name, wish)| (wish.created, (*name).clone()));
         let mut wanted = BTreeMap::new();
-        for (_, wish) in by_age {
-            for (pod, address) in &self.pods {
+        for (registration, wish) in by_age {
+            let admitted = self
+                .pods
+                .iter()
+                .filter(|(pod, _)| !self.is_over_quota(registration, pod));
+            for (pod, address) in admitted {
                 let desired = wish.desired(pod, *address);
                 for group in desired.groups() {
                     let free = |key: &Key| !wanted.contains_key(key) && !self.is_theirs(key);
@@ -32,6 +36,7 @@ impl World {
 
     /// Panics unless etcd holds what it should.
     pub(in crate::plan) fn check(&self) {
+        self.planner.check_quotas();
         let wanted = self.wanted();
         let recorded = self.etcd.recorded();
         for (key, (wish, value)) in &wanted {

@@ -207,15 +207,21 @@ async fn rest_and_be_quiet(scene: &Scene) -> Result<()> {
     match scene.rest(PATIENCE).await {
         Rest::Reached => scene.quiet(QUIET).await,
         Rest::Never(differences) => {
+            let at = scene.now();
+            let mut why = format!(
+                "not converged after {} s: {}",
+                PATIENCE.as_secs(),
+                differences.join("; ")
+            );
+            for condition in scene.bad_conditions().await {
+                why.push_str("\n              ");
+                why.push_str(&condition);
+            }
             scene.found(Violation {
                 kind: Kind::Unconverged,
                 key: None,
-                at: scene.now(),
-                why: format!(
-                    "not converged after {} s: {}",
-                    PATIENCE.as_secs(),
-                    differences.join("; ")
-                ),
+                at,
+                why,
             });
             Ok(())
         }

@@ -9,7 +9,10 @@ use std::{
 };
 
 use k8s_openapi::api::core::v1;
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{
+    Api, ResourceExt,
+    api::{DynamicObject, ListParams},
+};
 use serde_json::Value;
 use testbed::{Authority, Bed, EtcdVersion, History, Kind, Link, Namespace, Network, Operator, OperatorConfig};
 use tokio::time::sleep;
@@ -21,7 +24,7 @@ use super::{
     manifests::{self, NAMESPACES, REGISTRIES},
     plan::{APPS, NODES},
     record::{Fault, ForeignWrite, Moment, Record, Span},
-    recorder::Recorder,
+    recorder::{self, Recorder},
     wanted::Registration,
 };
 use crate::{
@@ -332,6 +335,20 @@ impl Scene {
         services.into_iter().filter_map(difference).collect()
     }
 
+    /// The conditions by which operators say that something is wrong, and what they say: one line for each.
+    pub async fn bad_conditions(&self) -> Vec<String> {
+        let registries = recorder::registries(self.bed.client());
+        let of_namespaces = NAMESPACES.map(|namespace| recorder::registrations(self.bed.client(), namespace));
+        let mut lines = Vec::new();
+        for objects in [registries].into_iter().chain(of_namespaces) {
+            match objects.list(&ListParams::default()).await {
+                Ok(list) => lines.extend(list.iter().flat_map(bad_conditions_of)),
+                Err(error) => lines.push(format!("conditions cannot be listed: {error}")),
+            }
+        }
+        lines
+    }
+
     /// Lets a quiet time pass, and writes it down.
     pub async fn quiet(&self, lasting: Duration) -> Result<()> {
         let from = self.now();
@@ -346,6 +363,26 @@ impl Scene {
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn bad_conditions_of(object: &DynamicObject) -> Vec<String> {
+    let conditions = object.data["status"]["conditions"].as_array();
+    let conditions = conditions.into_iter().flatten().filter(|condition| {
+        let is_wrong_if_true = matches!(condition["type"].as_str(), Some("Conflict" | "RemovalsHeld"));
+        condition["status"] != if is_wrong_if_true { "False" } else { "True" }
+    });
+    let kind = object.types.as_ref().map_or("object", |types| types.kind.as_str());
+    let text = |condition: &Value, field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    conditions
+        .map(|condition| {
+            let [of_type, status, reason, message] =
+                ["type", "status", "reason", "message"].map(|field| text(condition, field));
+            format!(
+                "{kind} {}: {of_type} is {status}, {reason}: {message}",
+                object.name_any()
+            )
+        })
+        .collect()
 }
 
 /// Adds the fields of an object to another one.
