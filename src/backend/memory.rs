@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::{
     Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, PrefixChanges, Revision, Transaction,
-    TxnOutcome, Value, prefixes_around,
+    TxnOutcome, Value, entries_below, prefixes_around,
 };
 use crate::peer::PeerStatuses;
 
@@ -126,8 +126,7 @@ impl Content {
     }
 
     fn entries(&self, prefix: &Prefix) -> Vec<(Key, KeyValue)> {
-        let from = self.keys.range(Key::from(prefix.as_str())..);
-        let inside = from.take_while(|(key, _)| prefix.contains(key));
+        let inside = entries_below(&self.keys, prefix.as_str());
         inside.map(|(key, held)| (key.clone(), held.clone())).collect()
     }
 

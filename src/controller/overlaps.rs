@@ -12,11 +12,10 @@
 //! character.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::format::{Dialect, Reading};
-use crate::model::RegistrationRef;
+use crate::model::{RegistrationRef, entries_below};
 use crate::plan::Since;
 
 /// The time of a claim and its registration. The earlier of two comes first.
@@ -247,11 +246,7 @@ impl RegistryPrefixes {
         for (dialect, prefixes) in &self.written {
             let is_alike = *dialect == reading.dialect;
             let text = if is_alike { &reading.reads } else { &reading.realm };
-            let from = (Bound::Included(&**text), Bound::Unbounded);
-            for (prefix, ranks) in prefixes.range::<str, _>(from) {
-                if !prefix.starts_with(&**text) {
-                    break;
-                }
+            for (prefix, ranks) in entries_below(prefixes, text) {
                 if is_alike && (*prefix == reading.written || reading.tells_apart(prefix)) {
                     continue;
                 }

@@ -17,7 +17,7 @@ use super::{Controller, compile};
 use crate::api::{Guard, GuardMode, RecordFormat, Registry, RegistrySpec, ServiceRegistration};
 use crate::index::{EndpointSlice, NamespaceLabels, Node, Pod, Service};
 use crate::kube::{ObjectEvent, WatchEvent};
-use crate::model::{Key, KeyValue, NamespaceScope, Prefix, RegistrationRef, Revision, Value};
+use crate::model::{Key, KeyValue, NamespaceScope, Prefix, RegistrationRef, Revision, Value, entries_below};
 use crate::plan::{Conflict, EndpointKind, Hold, Holder};
 
 /// How long the lease of the election lasts, in seconds: longer than any preview.
@@ -347,11 +347,7 @@ impl Preview {
         let mine = report.endpoints.iter().flat_map(|endpoint| &endpoint.keys);
         let mine = mine.filter(|key| !others.contains(key));
         let before = self.scopes.get(registration).into_iter().flatten();
-        let before = before.flat_map(|scope| {
-            self.in_etcd
-                .range(Key::from(scope.as_str())..)
-                .take_while(|(key, _)| scope.contains(key))
-        });
+        let before = before.flat_map(|scope| entries_below(&self.in_etcd, scope.as_str()));
         let removed = before.map(|(key, _)| key).filter(|key| worker.get(key).is_none());
         let changes = mine
             .chain(removed)

@@ -13,6 +13,7 @@ mod list;
 mod namespace_scope;
 mod network;
 mod pod_ref;
+mod prefix;
 mod registration_ref;
 mod transaction;
 mod watch_target;
@@ -30,10 +31,11 @@ pub use list::listed;
 pub use namespace_scope::{Mark, NamespaceScope, Relists};
 pub use network::{Families, Family, NodeAddressType, Protocol};
 pub use pod_ref::PodRef;
+pub use prefix::{Prefix, PrefixChanges, elements_below, entries_below, prefixes_around};
 pub use registration_ref::RegistrationRef;
 pub use transaction::{
-    CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, PrefixChanges, Revision,
-    Transaction, TxnOutcome, Value, prefixes_around,
+    CheckpointWrite, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Revision, Transaction,
+    TxnOutcome, Value,
 };
 pub use watch_target::WatchTarget;
 

@@ -1,10 +1,11 @@
 //! The types that `plan` and `backend` share: keys as etcd holds them, guarded writes to them, the results of the writes,
 //! and the changes that the mirror reports.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
+
+use super::prefix::Prefix;
 
 /// An etcd key. The operator's keys are always UTF-8. Foreign keys that are not UTF-8 are ignored.
 pub type Key = Arc<str>;
@@ -45,61 +46,6 @@ pub struct KeyValue {
     pub create_revision: Revision,
     /// The revision of the last write to the key.
     pub mod_revision: Revision,
-}
-
-/// A key prefix that is listed and watched as a whole. It always ends in `/`, so that `orders/` never includes
-/// `orders-v2/`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Prefix(Arc<str>);
-
-impl Prefix {
-    /// Returns the prefix of all keys below `prefix`. Adds a missing `/` at the end.
-    pub fn below(prefix: &str) -> Self {
-        if prefix.ends_with('/') {
-            Self(prefix.into())
-        } else {
-            Self(format!("{prefix}/").into())
-        }
-    }
-
-    /// Returns the prefix as text, which ends in `/`.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether `key` starts with this prefix.
-    pub fn contains(&self, key: &str) -> bool {
-        key.starts_with(&*self.0)
-    }
-}
-
-impl Borrow<str> for Prefix {
-    fn borrow(&self) -> &str {
-        &self.0
-    }
-}
-
-/// Returns the prefixes that contain `key`, the outermost first, each with its trailing slash. A key that is a prefix is
-/// among them.
-pub fn prefixes_around(key: &str) -> impl Iterator<Item = &str> {
-    key.match_indices('/').map(|(slash, _)| &key[..=slash])
-}
-
-/// How a set of prefixes changes. Applied in this order: a prefix that is in both was removed and added again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PrefixChanges {
-    pub removed: Vec<Prefix>,
-    pub added: Vec<Prefix>,
-}
-
-impl PrefixChanges {
-    /// Returns the changes that add `prefixes`.
-    pub fn add(prefixes: impl IntoIterator<Item = Prefix>) -> Self {
-        Self {
-            removed: Vec::new(),
-            added: prefixes.into_iter().collect(),
-        }
-    }
 }
 
 /// The guard of a write: the state that its key must have.

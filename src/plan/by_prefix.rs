@@ -1,9 +1,8 @@
 //! Registrations by prefix, so that those around a key are found whatever their number.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 
-use crate::model::{Prefix, RegistrationRef, prefixes_around};
+use crate::model::{Prefix, RegistrationRef, entries_below, prefixes_around};
 
 #[derive(Debug, Default)]
 pub(super) struct ByPrefix(BTreeMap<Prefix, BTreeSet<RegistrationRef>>);
@@ -38,10 +37,7 @@ impl ByPrefix {
 
     /// Returns the registrations that have a prefix around `prefix`, or inside it.
     pub fn touching(&self, prefix: &Prefix) -> BTreeSet<&RegistrationRef> {
-        let behind = (Bound::Excluded(prefix.as_str()), Bound::Unbounded);
-        let behind = self.0.range::<str, _>(behind);
-        let inside = behind.take_while(|(inner, _)| prefix.contains(inner.as_str()));
-        let inside = inside.flat_map(|(_, registrations)| registrations);
+        let inside = entries_below(&self.0, prefix.as_str()).flat_map(|(_, registrations)| registrations);
         inside.chain(self.around(prefix.as_str())).collect()
     }
 }

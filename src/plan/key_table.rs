@@ -1,14 +1,13 @@
 //! The key states of one Registry: which pods claim a key, what etcd holds under it, and what is under way for it.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use super::desired::DesiredPod;
 use super::in_flight::Ticket;
 use super::lease_pool::LeasePool;
 use super::work::Work;
-use crate::model::{Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision, Value};
+use crate::model::{Key, KeyValue, LeaseId, Prefix, RegistrationRef, Revision, Value, entries_below};
 
 /// A pod of a registration that claims a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,10 +126,7 @@ impl KeyTable {
 
     /// The keys that start with `prefix`.
     pub fn below(&self, prefix: &str) -> impl Iterator<Item = (&Key, &KeyState)> {
-        let from = (Bound::Included(prefix), Bound::Unbounded);
-        let behind = self.states.range::<str, _>(from);
-        let behind = behind.map(|(key, state)| (key, &**state));
-        behind.take_while(move |(key, _)| key.starts_with(prefix))
+        entries_below(&self.states, prefix).map(|(key, state)| (key, &**state))
     }
 
     pub fn keys_in(&self, prefix: &Prefix) -> Vec<Key> {

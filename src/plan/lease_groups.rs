@@ -6,9 +6,8 @@
 //! so the group of a key is the widest such folder around it.
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
 
-use crate::model::{Prefix, prefixes_around};
+use crate::model::{Prefix, elements_below, prefixes_around};
 
 /// A set of keys that may share a lease.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,10 +47,8 @@ impl LeaseGroups {
             return is_same;
         }
         let contains_known = |folder: &Prefix| {
-            let mut behind = self
-                .folders
-                .range::<str, _>((Bound::Excluded(folder.as_str()), Bound::Unbounded));
-            behind.next().is_some_and(|inner| folder.contains(inner.as_str()))
+            let mut inside = elements_below(&self.folders, folder.as_str());
+            inside.any(|inner| inner != folder)
         };
         let is_wider = added.folders.iter().any(contains_known);
         self.folders.extend(added.folders);

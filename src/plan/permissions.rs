@@ -6,7 +6,6 @@
 //! forbid is removed, even if the registration is suspended, unless the guard holds it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
 
 use super::by_prefix::ByPrefix;
 use super::in_flight::Ticket;
@@ -14,7 +13,7 @@ use super::planner::Planner;
 use super::policy::PrefixGrant;
 use super::prefixes::Prefixes;
 use super::work::Work;
-use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef, prefixes_around};
+use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef, entries_below, prefixes_around};
 
 /// A permission on a prefix that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,9 +63,7 @@ impl Permissions {
     /// Drops what etcd denies on `prefix` and below it, except below prefixes that are still watched.
     pub fn forget_prefix(&mut self, prefix: &Prefix, prefixes: &Prefixes) {
         self.unreadable.remove(prefix);
-        let behind = (Bound::Included(prefix.as_str()), Bound::Unbounded);
-        let behind = self.unwritable.range::<str, _>(behind).map(|(inner, _)| inner);
-        let inside = behind.take_while(|inner| prefix.contains(inner.as_str()));
+        let inside = entries_below(&self.unwritable, prefix.as_str()).map(|(inner, _)| inner);
         let unwatched = inside.filter(|inner| !prefixes.is_inside_watched(inner.as_str()));
         for inner in unwatched.cloned().collect::<Vec<_>>() {
             self.unwritable.remove(&inner);

@@ -7,7 +7,7 @@ use std::ops::Bound;
 
 use super::key_table::KeyState;
 use super::planner::Planner;
-use crate::model::{Key, KeyValue, LeaseId, Prefix, PrefixChanges, prefixes_around};
+use crate::model::{Key, KeyValue, LeaseId, Prefix, PrefixChanges, entries_below, prefixes_around};
 
 /// The prefixes that are listed and watched in etcd. What one registration changes costs nothing for the others.
 #[derive(Debug)]
@@ -108,11 +108,7 @@ impl Prefixes {
 
     /// Drops the lists of `prefix` and of all prefixes inside it.
     pub fn set_unlisted_inside(&mut self, prefix: &Prefix) {
-        let behind = self
-            .listed
-            .range::<str, _>(beginning_with(prefix))
-            .map(|(inner, _)| inner);
-        let inside = behind.take_while(|inner| prefix.contains(inner.as_str()));
+        let inside = entries_below(&self.listed, prefix.as_str()).map(|(inner, _)| inner);
         for inner in inside.cloned().collect::<Vec<_>>() {
             self.listed.remove(&inner);
         }
@@ -164,9 +160,7 @@ impl Prefixes {
 
     /// Determines again which prefixes in use have no lease group: all, or those inside `folder`.
     pub fn find_ungrouped(&mut self, folder: Option<&Prefix>, is_ungrouped: impl Fn(&Prefix) -> bool) {
-        let first = folder.map_or("", Prefix::as_str);
-        let used = self.wanted.range::<str, _>((Bound::Included(first), Bound::Unbounded));
-        let used = used.take_while(|(prefix, _)| folder.is_none_or(|folder| folder.contains(prefix.as_str())));
+        let used = entries_below(&self.wanted, folder.map_or("", Prefix::as_str));
         let used = used.filter(|(_, users)| **users > 0).map(|(prefix, _)| prefix);
         self.without_group
             .extend(used.filter(|prefix| is_ungrouped(prefix)).cloned());
@@ -203,11 +197,7 @@ impl Prefixes {
     fn take_changes(&mut self, may_read: impl Fn(&str) -> bool) -> Option<PrefixChanges> {
         let mut changes = PrefixChanges::default();
         for changed in std::mem::take(&mut self.changed) {
-            let wanted = self
-                .wanted
-                .range::<str, _>(beginning_with(&changed))
-                .map(|(prefix, _)| prefix);
-            let wanted = wanted.take_while(|prefix| changed.contains(prefix.as_str()));
+            let wanted = entries_below(&self.wanted, changed.as_str()).map(|(prefix, _)| prefix);
             // It may be none of the wanted ones any more.
             let concerned: BTreeSet<Prefix> = wanted.chain([&changed]).cloned().collect();
             for prefix in concerned {
@@ -228,11 +218,6 @@ impl Prefixes {
         let is_read = |outer: &str| self.wanted.contains_key(outer) && may_read(outer);
         self.wanted.contains_key(prefix) && (!may_read(prefix) || !outer.any(is_read))
     }
-}
-
-/// The range of a map that begins with `prefix`, and with the prefixes inside it.
-fn beginning_with(prefix: &Prefix) -> (Bound<&str>, Bound<&str>) {
-    (Bound::Included(prefix.as_str()), Bound::Unbounded)
 }
 
 impl Planner {

@@ -6,7 +6,6 @@
 //! out and retries it later.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -19,7 +18,9 @@ use super::error::Error;
 use super::pause::{JitteredBackoff, jittered};
 use super::requests::Snapshot;
 use super::watches::{Message, Watches};
-use crate::model::{Backoff, Key, KeyValue, LeaseId, Observation, Prefix, PrefixChanges, Revision, prefixes_around};
+use crate::model::{
+    Backoff, Key, KeyValue, LeaseId, Observation, Prefix, PrefixChanges, Revision, elements_below, prefixes_around,
+};
 
 mod resume;
 
@@ -289,13 +290,6 @@ impl Mirror {
     /// `tried` count as readable.
     fn roots(&self, changed: &BTreeSet<Prefix>, tried: &BTreeSet<Prefix>) -> Vec<Root> {
         let readable = |scope: &&Prefix| tried.contains(*scope) || !self.denied.contains_key(*scope);
-        let inside = |outer: &Prefix| {
-            let behind = (Bound::Included(outer.as_str()), Bound::Unbounded);
-            let outer = outer.clone();
-            self.wanted
-                .range::<str, _>(behind)
-                .take_while(move |scope| outer.contains(scope.as_str()))
-        };
         let mut roots: BTreeSet<&Prefix> = BTreeSet::new();
         for scope in changed {
             let mut around = prefixes_around(scope.as_str()).filter_map(|around| self.wanted.get(around));
@@ -305,7 +299,7 @@ impl Mirror {
             }
             let mut last: Option<&Prefix> = None;
             // In this order a prefix comes directly before all prefixes that it contains.
-            for inner in inside(scope).filter(readable) {
+            for inner in elements_below(&self.wanted, scope.as_str()).filter(readable) {
                 if !last.is_some_and(|last| last.contains(inner.as_str())) {
                     roots.insert(inner);
                     last = Some(inner);
@@ -314,7 +308,10 @@ impl Mirror {
         }
         let roots = roots.into_iter();
         roots
-            .map(|root| (root.clone(), inside(root).cloned().collect()))
+            .map(|root| {
+                let inside = elements_below(&self.wanted, root.as_str());
+                (root.clone(), inside.cloned().collect())
+            })
             .collect()
     }
 
@@ -330,9 +327,8 @@ impl Mirror {
         let (mut tried, mut read) = (tried.clone(), None);
         loop {
             let roots = self.roots(&changed, &tried);
-            let is_fresh = |(root, inside): &&Root| {
-                !watches.has(root) || tried.contains(root) || inside.iter().any(|scope| !self.listed.contains(scope))
-            };
+            let is_fresh =
+                |(root, inside): &&Root| !watches.has(root) || inside.iter().any(|scope| !self.listed.contains(scope));
             let mut fresh: Vec<Root> = roots.iter().filter(is_fresh).cloned().collect();
             // The essential prefix comes first: it must be readable, and the first list fixes the revision of the
             // others.

@@ -2,13 +2,12 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::endpoints::distinct;
 use super::{Cause, Removal};
-use crate::model::{Key, LeaseId, Prefix, RegistrationRef, Revision};
+use crate::model::{Key, LeaseId, Prefix, RegistrationRef, Revision, elements_below};
 use crate::plan::meta::HoldRecord;
 
 /// How long a loss must have been within the limit before a hold ends. Pods come back one after the other; without the
@@ -182,9 +181,7 @@ impl HeldKeys {
     }
 
     fn unknown_in(&self, prefix: &Prefix) -> usize {
-        let from = (Bound::Included(prefix.as_str()), Bound::Unbounded);
-        let behind = self.unknown.range::<str, _>(from);
-        behind.take_while(|key| prefix.contains(key)).count()
+        elements_below(&self.unknown, prefix.as_str()).count()
     }
 }
 
