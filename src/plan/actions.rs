@@ -128,12 +128,12 @@ impl Planner {
     }
 
     /// Returns the time to live, in seconds, of the lease to grant next, given the number of grants in flight for each
-    /// time to live. Among those with a shortage, returns the one with the fewest leases granted or in flight.
-    pub fn grant_due(&mut self, under_way: &BTreeMap<u32, usize>) -> Option<u32> {
-        if !self.is_kubernetes_complete || !self.work.is_waiting() {
+    /// time to live. Among those with a shortage, returns the one with the fewest leases granted or in flight. Call
+    /// [`Planner::offer_room`] before.
+    pub fn grant_due(&self, under_way: &BTreeMap<u32, usize>) -> Option<u32> {
+        if !self.is_kubernetes_complete {
             return None;
         }
-        self.offer_room();
         let shortage = self.work.shortage(self.leases.capacity()).into_iter();
         let short = shortage.filter_map(|(ttl, needed)| {
             let coming = under_way.get(&ttl).copied().unwrap_or_default() + self.leases.fresh_of(ttl);
@@ -146,14 +146,17 @@ impl Planner {
         self.work.is_waiting()
     }
 
-    /// Queues work that waits for a lease again, if a lease may have got room.
-    fn offer_room(&mut self) {
+    /// Queues work that waits for a lease again, if a lease may have got room. Returns whether there is such work.
+    pub fn offer_room(&mut self) -> bool {
         if !self.work.is_waiting() {
-            return self.leases.forget_offered();
+            self.leases.forget_offered();
+            return false;
         }
+        let mut is_any = false;
         for (ttl, lease_use, room) in self.leases.take_offered() {
-            self.work.release(ttl, &lease_use, room);
+            is_any |= self.work.release(ttl, &lease_use, room);
         }
+        is_any
     }
 
     /// Returns a transaction for namespaces with little work and nothing in flight. The worker keeps a reserve for such

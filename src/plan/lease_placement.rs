@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::actions::Decision;
 use super::lease_groups::{LeaseGroup, LeaseGroups};
+use super::lease_pool::NeededRoom;
 use super::planner::Planner;
 use super::work::Work;
 use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef};
@@ -39,15 +40,20 @@ impl Planner {
         let mut reserved: Vec<(Key, LeaseId)> = Vec::new();
         if let Work::Pod(registration, pod) = work {
             let ttl = self.registrations.ttl_of(registration);
-            for (group, keys) in unplaced {
-                let sibling = self.lease_of_siblings(registration, pod, &group);
-                let Some(lease) = self.leases.reserve((ttl, &group), keys.len(), sibling) else {
-                    for (_, lease) in reserved {
-                        self.leases.release(lease, 1);
-                    }
-                    let keys = keys.len();
-                    return Err(Unplaced { ttl, group, keys });
-                };
+            let needed: Vec<NeededRoom> = unplaced
+                .iter()
+                .map(|(group, keys)| NeededRoom {
+                    group: group.clone(),
+                    keys: keys.len(),
+                    prefer: self.lease_of_siblings(registration, pod, group),
+                })
+                .collect();
+            let leases = self.leases.reserve(ttl, &needed).map_err(|lacking| Unplaced {
+                ttl,
+                group: lacking.group.clone(),
+                keys: lacking.keys,
+            })?;
+            for (keys, lease) in unplaced.into_values().zip(leases) {
                 placements.extend(keys.iter().map(|key| (key.clone(), lease)));
                 reserved.extend(keys.into_iter().map(|key| (key, lease)));
             }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use self::lease::{Lease, State};
-pub(super) use self::lease_use::LeaseUse;
+pub(super) use self::lease_use::{LeaseUse, NeededRoom};
 use super::lease_groups::LeaseGroups;
 use crate::model::{Expect, Key, LeaseId, Revision};
 

@@ -522,8 +522,8 @@ impl WorkQueue {
     }
 
     /// Queues as much waiting work as fits on a lease of `ttl` seconds with room for `room` keys of `lease_use`. A free
-    /// lease serves the lease group that has waited longest.
-    pub fn release(&mut self, ttl: u32, lease_use: &LeaseUse, mut room: usize) {
+    /// lease serves the lease group that has waited longest. Returns whether any work was queued.
+    pub fn release(&mut self, ttl: u32, lease_use: &LeaseUse, mut room: usize) -> bool {
         let same_ttl = |((of, _), _): &(&(u32, LeaseGroup), &Waiting)| *of == ttl;
         let chosen = match lease_use {
             LeaseUse::Mixed => None,
@@ -534,7 +534,7 @@ impl WorkQueue {
             }
         };
         let Some((who, mut waiting)) = chosen.and_then(|who| self.waiting.remove_entry(&who)) else {
-            return;
+            return false;
         };
         let mut is_served = false;
         while let Some(work) = waiting.queue.pop() {
@@ -562,6 +562,7 @@ impl WorkQueue {
             }
             self.waiting.insert(who, waiting);
         }
+        is_served
     }
 
     /// Returns the times to live, in seconds, for which work waits, each with the number of leases that its keys need

@@ -245,8 +245,11 @@ impl<B: Backend> RegistryWorker<B> {
         }
     }
 
-    /// Requests the leases that work waits for.
+    /// Queues the work that leases with room can take, and requests leases for the rest.
     fn grant_leases(&mut self, now: Instant) {
+        if self.planner.offer_room() {
+            self.writing.rest = Rest::More;
+        }
         while self.writing.may_grant(now)
             && let Some(ttl) = self.planner.grant_due(&self.writing.granting)
         {

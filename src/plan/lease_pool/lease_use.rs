@@ -19,6 +19,16 @@ pub(in crate::plan) enum LeaseUse {
     Mixed,
 }
 
+/// Room that keys of one lease group need on a lease.
+#[derive(Clone, Debug)]
+pub(in crate::plan) struct NeededRoom {
+    pub group: LeaseGroup,
+    /// The number of keys.
+    pub keys: usize,
+    /// The lease to choose if it has the room.
+    pub prefer: Option<LeaseId>,
+}
+
 impl LeaseUse {
     /// Returns the use after one more key of `group`.
     pub(super) fn with(&self, group: Option<LeaseGroup>) -> Self {
@@ -98,30 +108,43 @@ impl LeasePool {
         self.known.iter().find(sound).map(|(id, _)| *id)
     }
 
-    /// Reserves room for `count` more keys of `group` on a lease of `ttl` seconds; on `prefer` if that lease
-    /// has room. The room stays reserved until [`LeasePool::release`].
-    pub fn reserve(
+    /// Reserves room on leases of `ttl` seconds for the keys of several lease groups: for all of them, or for none. A
+    /// failure changes nothing: a lease that was reserved and released would be offered again to those who wait, in vain.
+    /// Returns a lease for each group, or the first group without room. The room stays reserved until
+    /// [`LeasePool::release`].
+    pub(in crate::plan) fn reserve<'a>(
         &mut self,
-        (ttl, group): (u32, &LeaseGroup),
-        count: usize,
-        prefer: Option<LeaseId>,
-    ) -> Option<LeaseId> {
-        let lease_use = LeaseUse::Of(group.clone());
-        let fits = |id: &LeaseId| self.room(*id) >= count;
+        ttl: u32,
+        needed: &'a [NeededRoom],
+    ) -> Result<Vec<LeaseId>, &'a NeededRoom> {
+        let mut chosen = Vec::with_capacity(needed.len());
+        for room in needed {
+            chosen.push(self.choose(ttl, room, &chosen).ok_or(room)?);
+        }
+        for (id, room) in chosen.iter().zip(needed) {
+            self.unfile(*id);
+            let lease = self.known.get_mut(id).expect("a lease with room is known");
+            lease.reserved += room.keys;
+            lease.usage = LeaseUse::Of(room.group.clone());
+            self.reindex(*id);
+        }
+        Ok(chosen)
+    }
+
+    /// Returns a lease of `ttl` seconds with the needed room, which is none of `others`.
+    fn choose(&self, ttl: u32, needed: &NeededRoom, others: &[LeaseId]) -> Option<LeaseId> {
+        let lease_use = LeaseUse::Of(needed.group.clone());
+        let fits = |id: &LeaseId| self.room(*id) >= needed.keys && !others.contains(id);
         let takes = |id: &LeaseId| {
             matches!(self.lease_use(*id), Some(LeaseUse::Free)) || self.lease_use(*id) == Some(&lease_use)
         };
-        let preferred = prefer.filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id) && takes(id));
+        let preferred = needed
+            .prefer
+            .filter(|id| self.fit(*id, ttl) == Fit::Stays && fits(id) && takes(id));
         let first = |lease_use: LeaseUse| self.roomy.get(&(ttl, lease_use))?.iter().copied().find(fits);
-        let chosen = preferred
+        preferred
             .or_else(|| first(lease_use.clone()))
-            .or_else(|| first(LeaseUse::Free))?;
-        self.unfile(chosen);
-        let lease = self.known.get_mut(&chosen).expect("a roomy lease is known");
-        lease.reserved += count;
-        lease.usage = lease_use;
-        self.reindex(chosen);
-        Some(chosen)
+            .or_else(|| first(LeaseUse::Free))
     }
 
     /// Reserves room on a known lease for `key`, which is being written to it.

@@ -17,8 +17,26 @@ fn pool() -> LeasePool {
     leases
 }
 
+fn reserve(
+    leases: &mut LeasePool,
+    (ttl, group): (u32, &LeaseGroup),
+    keys: usize,
+    prefer: Option<LeaseId>,
+) -> Option<LeaseId> {
+    let needed = [needed(group, keys, prefer)];
+    leases.reserve(ttl, &needed).ok()?.pop()
+}
+
+fn needed(group: &LeaseGroup, keys: usize, prefer: Option<LeaseId>) -> NeededRoom {
+    NeededRoom {
+        group: group.clone(),
+        keys,
+        prefer,
+    }
+}
+
 fn place(leases: &mut LeasePool, key: &str) -> Option<LeaseId> {
-    let lease = leases.reserve((30, &LeaseGroup::Everything), 1, None)?;
+    let lease = reserve(leases, (30, &LeaseGroup::Everything), 1, None)?;
     leases.release(lease, 1);
     leases.attach(lease, &key.into());
     Some(lease)
@@ -29,13 +47,19 @@ fn a_fresh_lease_takes_no_key_before_it_is_recorded() {
     let mut leases = LeasePool::new(2);
     leases.granted(A, 30);
     assert_eq!(
-        (leases.fresh(), leases.reserve((30, &LeaseGroup::Everything), 1, None)),
+        (
+            leases.fresh(),
+            reserve(&mut leases, (30, &LeaseGroup::Everything), 1, None)
+        ),
         (1, None)
     );
     assert_eq!(leases.unrecorded(10), [(A, 30, Expect::Absent)]);
     leases.recorded(A, Some(30), 5);
     assert_eq!(
-        (leases.fresh(), leases.reserve((30, &LeaseGroup::Everything), 1, None)),
+        (
+            leases.fresh(),
+            reserve(&mut leases, (30, &LeaseGroup::Everything), 1, None)
+        ),
         (0, Some(A))
     );
 }
@@ -53,24 +77,24 @@ fn leases_take_keys_up_to_their_capacity_and_holes_are_filled_first() {
 #[test]
 fn reserved_room_is_taken_until_it_is_released() {
     let mut leases = pool();
-    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 2, None), Some(A));
-    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 2, None), Some(B));
-    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 1, None), None);
+    assert_eq!(reserve(&mut leases, (30, &LeaseGroup::Everything), 2, None), Some(A));
+    assert_eq!(reserve(&mut leases, (30, &LeaseGroup::Everything), 2, None), Some(B));
+    assert_eq!(reserve(&mut leases, (30, &LeaseGroup::Everything), 1, None), None);
     leases.release(A, 2);
-    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 1, None), Some(A));
+    assert_eq!(reserve(&mut leases, (30, &LeaseGroup::Everything), 1, None), Some(A));
 }
 
 #[test]
 fn keys_that_belong_together_go_where_their_siblings_are_if_there_is_room() {
     let mut leases = pool();
-    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 1, Some(B)), Some(B));
+    assert_eq!(reserve(&mut leases, (30, &LeaseGroup::Everything), 1, Some(B)), Some(B));
     assert_eq!(
-        leases.reserve((30, &LeaseGroup::Everything), 2, Some(B)),
+        reserve(&mut leases, (30, &LeaseGroup::Everything), 2, Some(B)),
         Some(A),
         "only one fits beside its sibling"
     );
     assert_eq!(
-        leases.reserve((60, &LeaseGroup::Everything), 1, Some(B)),
+        reserve(&mut leases, (60, &LeaseGroup::Everything), 1, Some(B)),
         None,
         "it lives another time"
     );
@@ -85,7 +109,7 @@ fn a_greater_capacity_makes_room_and_a_smaller_one_moves_nothing() {
     leases.set_capacity(3);
     assert_eq!(place(&mut leases, "5"), Some(A));
     leases.set_capacity(1);
-    assert_eq!(leases.reserve((30, &LeaseGroup::Everything), 1, None), None);
+    assert_eq!(reserve(&mut leases, (30, &LeaseGroup::Everything), 1, None), None);
     assert_eq!(leases.known[&A].keys.len(), 3);
     assert_eq!(leases.fit(A, 30), Fit::Stays);
 }
@@ -112,7 +136,7 @@ fn lease_is_retired_after_ten_minutes_without_keys() {
     assert_eq!(leases.retirable(after(1201)), [(A, 5)]);
     leases.retire(A);
     assert_eq!(
-        leases.reserve((30, &LeaseGroup::Everything), 1, None),
+        reserve(&mut leases, (30, &LeaseGroup::Everything), 1, None),
         None,
         "no key goes on it any more"
     );
@@ -125,7 +149,7 @@ fn a_lease_on_which_a_key_is_being_written_is_not_let_go() {
     let mut leases = LeasePool::new(2);
     leases.granted(A, 30);
     leases.recorded(A, Some(30), 5);
-    leases.reserve((30, &LeaseGroup::Everything), 1, None);
+    reserve(&mut leases, (30, &LeaseGroup::Everything), 1, None);
     let start = Instant::now();
     assert_eq!(leases.retirable(start), []);
     assert_eq!(leases.retirable(start + Duration::from_hours(1)), []);
@@ -159,7 +183,7 @@ fn lease_with_lost_record_is_unconfirmed_with_keys_else_forgotten() {
     assert_eq!(
         (
             leases.fit(A, 30),
-            leases.reserve((30, &LeaseGroup::Everything), 1, None)
+            reserve(&mut leases, (30, &LeaseGroup::Everything), 1, None)
         ),
         (Fit::Unconfirmed, None)
     );
@@ -250,16 +274,36 @@ fn lease_of_a_write_in_flight_over_a_restore_takes_no_other_lease_group() {
     leases.set_groups(groups.clone());
     leases.granted(A, 30);
     leases.recorded(A, Some(30), 5);
-    assert_eq!(leases.reserve((30, &group("/s/a")), 1, None), Some(A));
+    assert_eq!(reserve(&mut leases, (30, &group("/s/a")), 1, None), Some(A));
     leases.clear([("/s/a".into(), A)].into_iter());
     leases.recorded(A, Some(30), 3);
-    assert_eq!(leases.reserve((30, &group("/t/a")), 1, None), None);
-    assert_eq!(leases.reserve((30, &group("/s/b")), 1, None), Some(A));
+    assert_eq!(reserve(&mut leases, (30, &group("/t/a")), 1, None), None);
+    assert_eq!(reserve(&mut leases, (30, &group("/s/b")), 1, None), Some(A));
     leases.release(A, 2);
-    assert_eq!(leases.reserve((30, &group("/t/a")), 1, None), Some(A));
+    assert_eq!(reserve(&mut leases, (30, &group("/t/a")), 1, None), Some(A));
     // A write that ended before its lease was recorded again leaves nothing behind.
     leases.clear([("/t/a".into(), A)].into_iter());
     leases.release(A, 1);
     leases.recorded(A, Some(30), 3);
-    assert_eq!(leases.reserve((30, &group("/s/a")), 2, None), Some(A));
+    assert_eq!(reserve(&mut leases, (30, &group("/s/a")), 2, None), Some(A));
+}
+
+#[test]
+fn room_is_reserved_for_all_groups_or_for_none() {
+    let groups = ["/s/", "/t/"].map(|folder| LeaseGroup::Below(Prefix::below(folder)));
+    let both = groups.each_ref().map(|group| needed(group, 1, None));
+    let mut leases = LeasePool::new(2);
+    leases.granted(A, 30);
+    leases.recorded(A, Some(30), 5);
+    leases.take_offered();
+    let lacking = leases.reserve(30, &both).map_err(|lacking| &lacking.group);
+    assert_eq!(lacking, Err(&groups[1]), "one lease cannot take both");
+    assert_eq!(
+        (leases.room(A), leases.take_offered()),
+        (2, vec![]),
+        "nothing was changed"
+    );
+    leases.granted(B, 30);
+    leases.recorded(B, Some(30), 6);
+    assert_eq!(leases.reserve(30, &both).ok(), Some(vec![A, B]));
 }

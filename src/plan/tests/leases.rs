@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::Checkpoint;
+use crate::plan::LeaseGroups;
 
 #[test]
 fn a_changed_value_is_written_in_place_on_the_same_lease() {
@@ -210,4 +211,38 @@ fn removal_with_an_expired_checkpoint_lease_is_not_retried_in_a_loop() {
     rig.planner.complete(ticket, Some(TxnOutcome::LeaseGone));
     assert_eq!(keys(&transaction), ["/s/p"]);
     assert_eq!(rig.planner.next(&(), Transaction::MAX_OPS, 0), None);
+}
+
+#[test]
+fn pod_with_keys_of_two_groups_gets_a_second_lease_although_one_is_free() {
+    let mut rig = Rig::new();
+    let mut groups = LeaseGroups::default();
+    let prefixes = ["/s/", "/t/"].map(Prefix::below);
+    for prefix in &prefixes {
+        groups.add(prefix.clone());
+    }
+    rig.planner.set_lease_groups(groups);
+    let settings = RegistrationSettings {
+        prefixes: prefixes.into(),
+        ..settings(1)
+    };
+    rig.planner.set_settings(&reference("orders"), settings);
+    rig.want("orders", "p", &["/s/p", "/t/p"], "1");
+    rig.listen();
+    for free in 0..2 {
+        // As the worker asks for leases: apart from the steps.
+        while let Some(step) = rig.planner.next(&(), Transaction::MAX_OPS, usize::MAX) {
+            let Step::Write(ticket, transaction) = step else {
+                panic!("{step:?} with {free} free leases");
+            };
+            let verdict = rig.commit(&transaction);
+            rig.planner.complete(ticket, Some(verdict));
+        }
+        rig.planner.offer_room();
+        assert_eq!(rig.planner.grant_due(&[].into()), Some(30), "with {free} free leases");
+        let lease = rig.etcd.grant();
+        rig.planner.granted(lease, 30);
+    }
+    rig.run();
+    assert_ne!(rig.lease_of("/s/p"), rig.lease_of("/t/p"));
 }

@@ -166,6 +166,14 @@ impl Desired {
         self.keys.get(key).map_or(&NOTHING, Vec::as_slice)
     }
 
+    /// The desired values of a key, each with the span in which it was desired. The last one is desired until `end`.
+    pub fn spans(&self, key: &str, end: Moment) -> impl Iterator<Item = (&DesiredValue, Span)> {
+        let values = self.of_key(key);
+        let ends = values.iter().skip(1).map(|next| next.from).chain([end]);
+        let spans = values.iter().zip(ends);
+        spans.map(|(value, to)| (value, Span { from: value.from, to }))
+    }
+
     /// The desired value at the end.
     pub fn last(&self, key: &str) -> Option<&str> {
         self.of_key(key).last()?.value.as_deref()

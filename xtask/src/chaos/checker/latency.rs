@@ -32,23 +32,9 @@ pub fn measure(scene: &Scene<'_>) -> Latencies {
     let mut latencies = Latencies::default();
     // A wait for a quota is no latency of the operator.
     for key in scene.desired.keys().filter(|key| !scene.quotas.limits(key)) {
-        let desired = scene.desired.of_key(key);
-        let ends = desired
-            .iter()
-            .skip(1)
-            .map(|wanted_value| wanted_value.from)
-            .chain([scene.record.end]);
         // The first is that there is nothing.
-        for (wanted_value, end) in desired.iter().zip(ends).skip(1) {
-            let Some(took) = follow(
-                scene,
-                key,
-                wanted_value.value.as_deref(),
-                Span {
-                    from: wanted_value.from,
-                    to: end,
-                },
-            ) else {
+        for (wanted_value, span) in scene.desired.spans(key, scene.record.end).skip(1) {
+            let Some(took) = follow(scene, key, wanted_value.value.as_deref(), span) else {
                 continue;
             };
             let sample = Sample {

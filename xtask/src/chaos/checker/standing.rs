@@ -15,22 +15,9 @@ pub fn violations(scene: &Scene<'_>) -> Vec<Violation> {
 }
 
 fn of_key(scene: &Scene<'_>, key: &str) -> Vec<Violation> {
-    let desired = scene.desired.of_key(key);
-    let ends = desired
-        .iter()
-        .skip(1)
-        .map(|wanted_value| wanted_value.from)
-        .chain([scene.record.end]);
     let mut violations = Vec::new();
-    for (wanted_value, end) in desired.iter().zip(ends) {
-        for (holder, span) in held(
-            scene,
-            key,
-            Span {
-                from: wanted_value.from,
-                to: end,
-            },
-        ) {
+    for (wanted_value, desired_span) in scene.desired.spans(key, scene.record.end) {
+        for (holder, span) in held(scene, key, desired_span) {
             let Some(kind) = mismatch(wanted_value, holder) else {
                 continue;
             };
