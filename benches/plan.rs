@@ -274,7 +274,7 @@ impl Operator {
     /// Executes all pending work; returns the number of keys written or removed.
     fn run(&mut self, etcd: &mut StandIn) -> usize {
         let mut written = 0;
-        while let Some(step) = self.next() {
+        while let Some(step) = self.next(etcd) {
             match step {
                 Step::Write(ticket, transaction) => {
                     written += transaction.ops.len();
@@ -285,21 +285,26 @@ impl Operator {
                     self.spent.all += start.elapsed();
                 }
                 Step::Continue => {}
-                Step::Grant { ttl, count } => {
-                    for _ in 0..count {
-                        etcd.leases += 1;
-                        self.planner.granted(LeaseId(etcd.leases), ttl);
-                    }
-                }
             }
         }
         written
     }
 
-    fn next(&mut self) -> Option<Step> {
+    fn next(&mut self, etcd: &mut StandIn) -> Option<Step> {
         let start = Instant::now();
         let desired = Desired(&self.index, &self.bindings);
-        let step = self.planner.next(&desired, Transaction::MAX_OPS, 0);
+        let step = loop {
+            let mut is_any = self.planner.offer_room();
+            while let Some(ttl) = self.planner.grant_due(&[].into()) {
+                etcd.leases += 1;
+                self.planner.granted(LeaseId(etcd.leases), ttl);
+                is_any = true;
+            }
+            let step = self.planner.next(&desired, Transaction::MAX_OPS);
+            if step.is_some() || !is_any && self.planner.grant_due(&[].into()).is_none() {
+                break step;
+            }
+        };
         let took = start.elapsed();
         self.spent.next += took;
         self.spent.all += took;

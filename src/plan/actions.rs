@@ -41,12 +41,6 @@ pub enum Step {
     Write(Ticket, Transaction),
     /// Nothing is to be written for the items that were looked at. Call again: more are queued.
     Continue,
-    /// Grant `count` leases of `ttl` seconds, and report each through [`Planner::granted`].
-    Grant {
-        /// Time to live in seconds.
-        ttl: u32,
-        count: usize,
-    },
 }
 
 /// The decision about one key.
@@ -68,8 +62,8 @@ pub(super) enum Decision {
 
 impl Planner {
     /// Returns the next step towards the `desired` state, with at most `max_ops` keys in a transaction; none if there is
-    /// nothing to do for now. `leases_coming` is the number of grants in flight.
-    pub fn next(&mut self, desired: &dyn DesiredState, max_ops: usize, leases_coming: usize) -> Option<Step> {
+    /// nothing to do for now, or only leases are missing: see [`Planner::grant_due`].
+    pub fn next(&mut self, desired: &dyn DesiredState, max_ops: usize) -> Option<Step> {
         // The lease records show which keys are ours, and which leases have room.
         if !self.is_ready() {
             return None;
@@ -89,17 +83,6 @@ impl Planner {
             return self.send_if_any(vec![hold]);
         }
         self.offer_room();
-        // Grants come before other work. A grant does not delay any key, and the work that waits for a lease would
-        // otherwise wait as long as there is other work.
-        let coming = leases_coming.saturating_add(self.leases.fresh());
-        let short = |(ttl, needed): (u32, usize)| {
-            let count = needed.saturating_sub(coming);
-            (count > 0).then_some(Step::Grant { ttl, count })
-        };
-        let shortage = self.work.shortage(self.leases.capacity());
-        if let Some(grant) = shortage.into_iter().find_map(short) {
-            return Some(grant);
-        }
         // Namespaces with little work first: in one transaction with the work of others, their writes would be slow.
         if self.work.starts_with_small()
             && let Some(small) = self.gather_small(desired, max_ops)
@@ -121,10 +104,7 @@ impl Planner {
                 return excess;
             }
         }
-        // The work that was just decided may need a lease.
-        let shortage = self.work.shortage(self.leases.capacity());
-        let grant = shortage.into_iter().find_map(short);
-        grant.or_else(|| self.work.has_more().then_some(Step::Continue))
+        self.work.has_more().then_some(Step::Continue)
     }
 
     /// Returns the time to live, in seconds, of the lease to grant next, given the number of grants in flight for each

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::testing::{Etcd, desired, endpoint, meta, reference};
-use super::{Conflict, DesiredPod, EndpointRecords, Holder, Planner, RegistrationSettings, Report, Step};
+use super::{Conflict, DesiredPod, DesiredState, EndpointRecords, Holder, Planner, RegistrationSettings, Report, Step};
 use crate::model::{Expect, Fence, LeaseId, Op, Prefix, Record, Transaction, TxnOutcome};
 
 mod contests;
@@ -85,17 +85,34 @@ impl Rig {
     fn next(&mut self) -> Option<(super::Ticket, Transaction)> {
         self.listen();
         loop {
-            match self.planner.next(&(), Transaction::MAX_OPS, 0)? {
+            match self.step(&(), Transaction::MAX_OPS)? {
                 Step::Continue => {}
                 Step::Write(ticket, transaction) => return Some((ticket, transaction)),
-                Step::Grant { ttl, count } => {
-                    for _ in 0..count {
-                        let lease = self.etcd.grant();
-                        self.planner.granted(lease, ttl);
-                    }
-                }
             }
         }
+    }
+
+    /// Returns the next step towards `desired`; carries out grants on the way.
+    fn step(&mut self, desired: &dyn DesiredState, max_ops: usize) -> Option<Step> {
+        loop {
+            self.grant();
+            let step = self.planner.next(desired, max_ops);
+            if step.is_some() || !self.grant() {
+                return step;
+            }
+        }
+    }
+
+    /// Offers the room on leases and grants those that are missing, as the worker does. Returns whether that changed
+    /// anything.
+    fn grant(&mut self) -> bool {
+        let mut is_any = self.planner.offer_room();
+        while let Some(ttl) = self.planner.grant_due(&[].into()) {
+            let lease = self.etcd.grant();
+            self.planner.granted(lease, ttl);
+            is_any = true;
+        }
+        is_any
     }
 
     fn commit(&mut self, transaction: &Transaction) -> TxnOutcome {

@@ -221,11 +221,14 @@ impl World {
 
     fn step(&mut self) -> bool {
         self.decide_removals();
-        let step = self.planner.next(&(), MAX_OPS, self.grants.len());
+        let is_granted = self.grant();
+        let step = self.planner.next(&(), MAX_OPS);
         if let Some(scopes) = self.planner.take_changed_prefixes() {
             self.etcd.watch(scopes);
         }
-        let Some(step) = step else { return false };
+        let Some(step) = step else {
+            return is_granted | self.grant();
+        };
         assert!(
             self.complete,
             "before Kubernetes has told everything nothing is done: {step:?}"
@@ -244,11 +247,24 @@ impl World {
                 rejected: false,
             }),
             Step::Continue => {}
-            Step::Grant { ttl, count } => {
-                assert!(count <= 20, "{count} leases are far more than all keys need");
-                self.grants.extend((0..count).map(|_| (self.etcd.grant(), ttl)));
-            }
         }
+    }
+
+    /// Offers the room on leases and requests those that are missing, as the worker does. Returns whether that changed
+    /// anything.
+    fn grant(&mut self) -> bool {
+        let mut is_any = self.planner.offer_room();
+        let mut in_flight: BTreeMap<u32, usize> = BTreeMap::new();
+        for (_, ttl) in &self.grants {
+            *in_flight.entry(*ttl).or_default() += 1;
+        }
+        while let Some(ttl) = self.planner.grant_due(&in_flight) {
+            self.grants.push((self.etcd.grant(), ttl));
+            *in_flight.entry(ttl).or_default() += 1;
+            assert!(self.grants.len() <= 20, "these are far more leases than all keys need");
+            is_any = true;
+        }
+        is_any
     }
 
     fn commit(&mut self, which: usize) {

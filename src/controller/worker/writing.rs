@@ -267,14 +267,13 @@ impl<B: Backend> RegistryWorker<B> {
             .writing
             .write_limit
             .share(self.backend.capabilities().ops_per_transaction);
-        // `grant_leases` requests leases, once for all steps.
         match self.next_step(cache, most, now) {
             Some(Step::Write(ticket, transaction)) => {
                 self.commit(fence, ticket, transaction, now);
                 self.writing.rest = Rest::More;
             }
             Some(Step::Continue) => self.writing.rest = Rest::More,
-            Some(Step::Grant { .. }) | None => {
+            None => {
                 // Every observed change has been handled, or waits for the end of a request in flight.
                 let waits = self.writing.is_granting() || self.planner.waits_for_lease();
                 self.writing.observed = self.writing.observed.filter(|_| waits);
@@ -295,7 +294,7 @@ impl<B: Backend> RegistryWorker<B> {
             self.writing.others_at.filter(is_active).map(|_| now),
             self.writing.several_at.is_some_and(|at| is_active(&at)),
         );
-        let step = self.planner.next(cache, most, usize::MAX);
+        let step = self.planner.next(cache, most);
         let served = self.planner.take_served();
         self.writing.others_at = served.others.then_some(now).or(self.writing.others_at);
         self.writing.several_at = served.several.then_some(now).or(self.writing.several_at);
@@ -309,7 +308,7 @@ impl<B: Backend> RegistryWorker<B> {
         while self.writing.in_flight < self.writing.most_in_flight + RESERVE && self.writing.write_limit.lends() {
             match self.planner.next_small(cache, RESERVED) {
                 Some(Step::Write(ticket, transaction)) => self.commit(fence, ticket, transaction, now),
-                Some(Step::Grant { .. } | Step::Continue) | None => return,
+                Some(Step::Continue) | None => return,
             }
         }
     }

@@ -312,6 +312,7 @@ impl Operator {
             unix: self.now.duration_since(self.began),
         };
         self.planner.set_time(moment);
+        let is_granted = self.grant(etcd);
         let desired = View(&self.index, &self.bindings);
         if !self.refreshed || !self.planner.has_decided_leftovers() {
             self.planner.refresh_all(&desired, usize::MAX);
@@ -323,7 +324,7 @@ impl Operator {
         let mut event = None;
         let step = loop {
             event = self.planner.decide_removals(moment, None, || "h".to_owned()).or(event);
-            let step = self.planner.next(&desired, MAX_OPS, self.grants.len());
+            let step = self.planner.next(&desired, MAX_OPS);
             if step.is_some() || !self.planner.has_undecided() {
                 break step;
             }
@@ -331,13 +332,32 @@ impl Operator {
         if let Some(scopes) = self.planner.take_changed_prefixes() {
             etcd.watch(scopes);
         }
-        let Some(step) = step else { return event.is_some() };
+        let Some(step) = step else {
+            return is_granted | self.grant(etcd) | event.is_some();
+        };
         assert!(self.complete, "nothing is done before all is heard: {step:?}");
-        self.take(etcd, step);
+        self.take(step);
         true
     }
 
-    fn take(&mut self, etcd: &mut Etcd, step: Step) {
+    /// Offers the room on leases and requests those that are missing, as the worker does. Returns whether that changed
+    /// anything.
+    fn grant(&mut self, etcd: &mut Etcd) -> bool {
+        let mut is_any = self.planner.offer_room();
+        let mut in_flight: BTreeMap<u32, usize> = BTreeMap::new();
+        for (_, ttl) in &self.grants {
+            *in_flight.entry(*ttl).or_default() += 1;
+        }
+        while let Some(ttl) = self.planner.grant_due(&in_flight) {
+            self.grants.push((etcd.grant(), ttl));
+            *in_flight.entry(ttl).or_default() += 1;
+            assert!(self.grants.len() <= 40, "these are far more leases than all keys need");
+            is_any = true;
+        }
+        is_any
+    }
+
+    fn take(&mut self, step: Step) {
         match step {
             Step::Write(ticket, transaction) => self.sent.push(Sent {
                 ticket,
@@ -345,10 +365,6 @@ impl Operator {
                 verdict: None,
             }),
             Step::Continue => {}
-            Step::Grant { ttl, count } => {
-                assert!(count <= 40, "{count} leases are far more than all keys need");
-                self.grants.extend((0..count).map(|_| (etcd.grant(), ttl)));
-            }
         }
     }
 
@@ -383,10 +399,10 @@ impl Operator {
         reported.map(|observation| self.planner.observe(observation)).is_some()
     }
 
-    pub fn retire(&mut self, etcd: &mut Etcd) {
+    pub fn retire(&mut self) {
         for _ in 0..2 {
             if let Some(step) = self.planner.retire_leases(self.now) {
-                self.take(etcd, step);
+                self.take(step);
             }
             self.now += Duration::from_secs(700);
         }

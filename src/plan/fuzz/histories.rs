@@ -177,7 +177,7 @@ impl History {
                 *operator = Operator::new(etcd);
                 self.is_listing = false;
             }
-            "retire" => operator.retire(etcd),
+            "retire" => operator.retire(),
             "hear" => {
                 operator.hear_all(&self.truth);
                 self.is_listing = false;

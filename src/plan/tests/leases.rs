@@ -137,7 +137,7 @@ fn a_lease_said_to_have_lapsed_is_asked_for_by_its_record() {
     rig.listen();
     rig.etcd.expire(lease);
     rig.planner.leases().mark_unconfirmed(lease);
-    let Some(Step::Write(ticket, transaction)) = rig.planner.next(&(), 127, 0) else {
+    let Some(Step::Write(ticket, transaction)) = rig.planner.next(&(), 127) else {
         panic!("the record is to be written");
     };
     let verdict = rig.commit(&transaction);
@@ -210,7 +210,7 @@ fn removal_with_an_expired_checkpoint_lease_is_not_retried_in_a_loop() {
     // The watch event has not arrived yet.
     rig.planner.complete(ticket, Some(TxnOutcome::LeaseGone));
     assert_eq!(keys(&transaction), ["/s/p"]);
-    assert_eq!(rig.planner.next(&(), Transaction::MAX_OPS, 0), None);
+    assert_eq!(rig.planner.next(&(), Transaction::MAX_OPS), None);
 }
 
 #[test]
@@ -230,11 +230,7 @@ fn pod_with_keys_of_two_groups_gets_a_second_lease_although_one_is_free() {
     rig.want("orders", "p", &["/s/p", "/t/p"], "1");
     rig.listen();
     for free in 0..2 {
-        // As the worker asks for leases: apart from the steps.
-        while let Some(step) = rig.planner.next(&(), Transaction::MAX_OPS, usize::MAX) {
-            let Step::Write(ticket, transaction) = step else {
-                panic!("{step:?} with {free} free leases");
-            };
+        while let Some(Step::Write(ticket, transaction)) = rig.planner.next(&(), Transaction::MAX_OPS) {
             let verdict = rig.commit(&transaction);
             rig.planner.complete(ticket, Some(verdict));
         }

@@ -73,7 +73,7 @@ impl Rig {
         let mut written = Vec::new();
         for _ in 0..1000 {
             self.listen();
-            match self.planner.next(desired, max_ops, 0) {
+            match self.step(desired, max_ops) {
                 None => return written,
                 Some(Step::Continue) => {}
                 Some(Step::Write(ticket, transaction)) => {
@@ -81,12 +81,6 @@ impl Rig {
                     self.planner.complete(ticket, Some(verdict));
                     let data = transaction.ops.iter().map(Op::key).filter(|key| key.starts_with("/s/"));
                     written.push(data.cloned().collect());
-                }
-                Some(Step::Grant { ttl, count }) => {
-                    for _ in 0..count {
-                        let lease = self.etcd.grant();
-                        self.planner.granted(lease, ttl);
-                    }
                 }
             }
         }
@@ -159,7 +153,7 @@ fn key_that_its_pod_has_dropped_waits_for_no_other_pod() {
     let (ready, none) = (Pods::of("orders", &["a"]), Pods::default());
     let (ticket, transaction) = loop {
         rig.listen();
-        match rig.planner.next(&ready, 4, 0) {
+        match rig.step(&ready, 4) {
             Some(Step::Write(ticket, transaction)) if transaction.ops[0].key().starts_with("/s/") => {
                 break (ticket, transaction);
             }
@@ -167,16 +161,12 @@ fn key_that_its_pod_has_dropped_waits_for_no_other_pod() {
                 let verdict = rig.commit(&transaction);
                 rig.planner.complete(ticket, Some(verdict));
             }
-            Some(Step::Grant { ttl, .. }) => {
-                let lease = rig.etcd.grant();
-                rig.planner.granted(lease, ttl);
-            }
             other => panic!("{other:?}"),
         }
     };
     // The pod is gone while its key is being written, and other pods change.
     rig.mark("orders", "a");
-    assert_eq!(rig.planner.next(&none, 4, 0), None);
+    assert_eq!(rig.planner.next(&none, 4), None);
     rig.mark("orders", "b");
     let verdict = rig.commit(&transaction);
     rig.planner.complete(ticket, Some(verdict));

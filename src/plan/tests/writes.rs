@@ -191,10 +191,7 @@ fn a_scope_is_watched_until_the_last_key_of_its_registration_has_left() {
     rig.run();
     rig.planner.remove_registration(&reference("orders"));
     assert_eq!(rig.planner.take_changed_prefixes(), None);
-    while let Some((ticket, transaction)) = rig.planner.next(&(), 127, 0).and_then(|step| match step {
-        Step::Write(ticket, transaction) => Some((ticket, transaction)),
-        Step::Continue | Step::Grant { .. } => None,
-    }) {
+    while let Some(Step::Write(ticket, transaction)) = rig.planner.next(&(), 127) {
         let verdict = rig.commit(&transaction);
         rig.planner.complete(ticket, Some(verdict));
     }
@@ -233,13 +230,9 @@ fn keys_of_a_pod_wait_until_all_their_prefixes_are_read() {
     let mut written = Vec::new();
     while let Some(observation) = rig.etcd.deliver(0) {
         rig.planner.observe(observation);
-        while let Some(step) = rig.planner.next(&(), Transaction::MAX_OPS, 0) {
+        while let Some(step) = rig.step(&(), Transaction::MAX_OPS) {
             match step {
                 Step::Continue => {}
-                Step::Grant { ttl, .. } => {
-                    let lease = rig.etcd.grant();
-                    rig.planner.granted(lease, ttl);
-                }
                 Step::Write(ticket, transaction) => {
                     let verdict = rig.commit(&transaction);
                     rig.planner.complete(ticket, Some(verdict));
