@@ -43,13 +43,14 @@ impl Desired {
                         continue;
                     }
                     let depends_on_node = keys.windows(2).any(|pair| pair[0] != pair[1]);
-                    if states.len() > 1 || depends_on_node && pods.len() > 1 {
+                    // When the time of a pod is over depends on which came first, the pod or an edit, and on whether the
+                    // end of an earlier state has been received yet.
+                    let waits = !registration.min_ready().is_zero();
+                    if waits || states.len() > 1 || depends_on_node && pods.len() > 1 {
                         let since = otherwise.since.map_or(state.from, |since| since.min(state.from));
                         otherwise.since = Some(since);
                         otherwise.is_right = true;
                     }
-                    // When the time of a pod is over depends on which came first, the pod or an edit.
-                    otherwise.is_right |= !registration.min_ready().is_zero();
                 }
             }
         }

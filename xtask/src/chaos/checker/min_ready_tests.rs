@@ -108,6 +108,22 @@ fn pod_may_be_observed_before_the_edit_that_makes_it_wait() {
 }
 
 #[test]
+fn paused_leader_may_follow_each_earlier_state_of_a_pod_in_turn() {
+    let mut story = Story::patient(0.0, 1);
+    story.ready_since(13.6, 13.4);
+    story.ready(13.9, false);
+    story.ready_since(15.2, 14.4);
+    story.fault(FaultKind::OperatorPause, 13.7, 15.8, true);
+    // It has waited by the first state, and receives the other two after that.
+    story.ours(15.82, VALUE);
+    story.delete(KEY, 15.95);
+    story.ours(16.43, VALUE);
+    assert_eq!(story.kinds(), []);
+    story.delete(KEY, 30.0);
+    assert_eq!(story.kinds(), [Kind::Flap, Kind::Loss], "no state explains it by then");
+}
+
+#[test]
 fn time_goes_on_while_servers_are_away() {
     let mut story = Story::patient(0.0, 3);
     story.ready_since(10.2, 10.0);
