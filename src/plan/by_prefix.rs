@@ -12,6 +12,16 @@ impl ByPrefix {
         self.0.is_empty()
     }
 
+    /// Whether a registration has exactly `prefix`.
+    pub fn contains(&self, prefix: &str) -> bool {
+        self.0.contains_key(prefix)
+    }
+
+    /// Returns the prefixes that begin with `start`.
+    pub fn beginning_with(&self, start: &str) -> impl Iterator<Item = &Prefix> {
+        entries_below(&self.0, start).map(|(prefix, _)| prefix)
+    }
+
     pub fn insert<'a>(&mut self, prefixes: impl IntoIterator<Item = &'a Prefix>, registration: &RegistrationRef) {
         for prefix in prefixes {
             let registrations = self.0.entry(prefix.clone()).or_default();

@@ -126,14 +126,14 @@ impl Planner {
     }
 
     fn find_prefixes_without_group(&mut self, folder: Option<&Prefix>) {
-        let (leases, records) = (&self.leases, self.meta.prefix());
-        let is_ungrouped = |prefix: &Prefix| prefix != records && leases.group_of(prefix.as_str()).is_none();
-        self.prefixes.find_ungrouped(folder, is_ungrouped);
+        let prefixes = self.registrations.prefixes_inside(folder);
+        let ungrouped = prefixes.filter(|prefix| self.leases.group_of(prefix.as_str()).is_none());
+        self.prefixes.add_ungrouped(ungrouped.cloned());
     }
 
     /// The prefixes of all registrations.
     pub fn data_prefixes(&self) -> BTreeSet<Prefix> {
-        self.registrations.prefixes().cloned().collect()
+        self.registrations.prefixes_inside(None).cloned().collect()
     }
 
     /// The key under which `lease` is recorded.

@@ -7,14 +7,14 @@ use std::ops::Bound;
 
 use super::key_table::KeyState;
 use super::planner::Planner;
-use crate::model::{Key, KeyValue, LeaseId, Prefix, PrefixChanges, entries_below, prefixes_around};
+use crate::model::{Key, KeyValue, LeaseId, Prefix, PrefixChanges, elements_below, entries_below, prefixes_around};
 
 /// The prefixes that are listed and watched in etcd. What one registration changes costs nothing for the others.
 #[derive(Debug)]
 pub(super) struct Prefixes {
-    /// The prefixes that may contain our keys, each with the number of those that use it: registrations, and the operator
-    /// itself for its records. A former prefix has no user, and stays until none of our keys is left in it.
-    wanted: BTreeMap<Prefix, usize>,
+    /// The prefixes that may contain our keys: those of registrations, that of the operator's records, and former ones. A
+    /// former prefix is that of no registration any more, and stays until none of our keys is left in it.
+    wanted: BTreeSet<Prefix>,
     /// The wanted prefixes that are listed and watched: all but those inside another one that may be read. Those that may
     /// not be read are among them, because reading them is retried.
     watched: BTreeSet<Prefix>,
@@ -22,7 +22,7 @@ pub(super) struct Prefixes {
     changed: BTreeSet<Prefix>,
     /// The watched prefixes that have been listed, each with the keys in it that have no lease. None lies in another.
     listed: BTreeMap<Prefix, KeysWithoutLease>,
-    /// The prefixes in use whose lease group is not known.
+    /// The prefixes of registrations whose lease group is not known.
     without_group: BTreeSet<Prefix>,
 }
 
@@ -56,7 +56,7 @@ impl Prefixes {
     /// Watches the operator's records from the beginning.
     pub fn new(records: &Prefix) -> Self {
         Self {
-            wanted: BTreeMap::from([(records.clone(), 1)]),
+            wanted: BTreeSet::from([records.clone()]),
             watched: BTreeSet::from([records.clone()]),
             changed: BTreeSet::new(),
             listed: BTreeMap::new(),
@@ -128,24 +128,17 @@ impl Prefixes {
         self.changed.insert(prefix.clone());
     }
 
-    /// Adds a user of `prefix`. Returns whether it is the first one.
-    fn add_user(&mut self, prefix: &Prefix) -> bool {
-        let users = self.wanted.entry(prefix.clone()).or_insert_with(|| {
+    /// Adds a prefix that may contain our keys.
+    fn add(&mut self, prefix: &Prefix) {
+        if self.wanted.insert(prefix.clone()) {
             self.changed.insert(prefix.clone());
-            0
-        });
-        *users += 1;
-        *users == 1
+        }
     }
 
-    /// Removes a user of `prefix`. Without users, the prefix is a former one.
-    fn remove_user(&mut self, prefix: &Prefix) {
-        if let Some(users) = self.wanted.get_mut(prefix) {
-            *users -= 1;
-            if *users == 0 {
-                self.without_group.remove(prefix);
-            }
-        }
+    /// Drops a prefix that contains none of our keys any more.
+    fn remove(&mut self, prefix: &Prefix) {
+        self.wanted.remove(prefix);
+        self.changed.insert(prefix.clone());
     }
 
     pub fn without_group(&self) -> &BTreeSet<Prefix> {
@@ -158,29 +151,9 @@ impl Prefixes {
         grouped.collect()
     }
 
-    /// Determines again which prefixes in use have no lease group: all, or those inside `folder`.
-    pub fn find_ungrouped(&mut self, folder: Option<&Prefix>, is_ungrouped: impl Fn(&Prefix) -> bool) {
-        let used = entries_below(&self.wanted, folder.map_or("", Prefix::as_str));
-        let used = used.filter(|(_, users)| **users > 0).map(|(prefix, _)| prefix);
-        self.without_group
-            .extend(used.filter(|prefix| is_ungrouped(prefix)).cloned());
-    }
-
-    /// Whether no registration uses `prefix` any more, and it is still watched.
-    fn is_former(&self, prefix: &str) -> bool {
-        self.wanted.get(prefix) == Some(&0)
-    }
-
-    fn former(&self) -> impl Iterator<Item = &Prefix> {
-        self.wanted
-            .iter()
-            .filter(|(_, users)| **users == 0)
-            .map(|(prefix, _)| prefix)
-    }
-
-    fn drop_former(&mut self, prefix: &Prefix) {
-        self.wanted.remove(prefix);
-        self.changed.insert(prefix.clone());
+    /// Adds prefixes of registrations whose lease group is not known any more.
+    pub fn add_ungrouped(&mut self, prefixes: impl IntoIterator<Item = Prefix>) {
+        self.without_group.extend(prefixes);
     }
 
     /// Whether the mirror lists and watches `prefix`, by what [`Planner::take_changed_prefixes`] has returned.
@@ -197,7 +170,7 @@ impl Prefixes {
     fn take_changes(&mut self, may_read: impl Fn(&str) -> bool) -> Option<PrefixChanges> {
         let mut changes = PrefixChanges::default();
         for changed in std::mem::take(&mut self.changed) {
-            let wanted = entries_below(&self.wanted, changed.as_str()).map(|(prefix, _)| prefix);
+            let wanted = elements_below(&self.wanted, changed.as_str());
             // It may be none of the wanted ones any more.
             let concerned: BTreeSet<Prefix> = wanted.chain([&changed]).cloned().collect();
             for prefix in concerned {
@@ -215,24 +188,32 @@ impl Prefixes {
 
     fn must_watch(&self, prefix: &str, may_read: impl Fn(&str) -> bool) -> bool {
         let mut outer = prefixes_around(prefix).filter(|outer| *outer != prefix);
-        let is_read = |outer: &str| self.wanted.contains_key(outer) && may_read(outer);
-        self.wanted.contains_key(prefix) && (!may_read(prefix) || !outer.any(is_read))
+        let is_read = |outer: &str| self.wanted.contains(outer) && may_read(outer);
+        self.wanted.contains(prefix) && (!may_read(prefix) || !outer.any(is_read))
     }
 }
 
 impl Planner {
-    /// Replaces the prefixes of a registration. Keeps watching those that no registration uses any more while keys of ours
-    /// may be in them.
+    /// Follows the change of a registration's prefixes. Keeps watching those that are of no registration any more while keys
+    /// of ours may be in them.
     pub(super) fn change_prefixes(&mut self, before: &[Prefix], after: &[Prefix]) {
         for prefix in after {
-            let is_first = self.prefixes.add_user(prefix);
-            if is_first && self.leases.group_of(prefix.as_str()).is_none() {
+            self.prefixes.add(prefix);
+            if self.leases.group_of(prefix.as_str()).is_none() {
                 self.prefixes.without_group.insert(prefix.clone());
             }
         }
         for prefix in before {
-            self.prefixes.remove_user(prefix);
+            if !self.registrations.has_prefix(prefix.as_str()) {
+                self.prefixes.without_group.remove(prefix);
+            }
         }
+    }
+
+    /// Whether `prefix` is that of no registration any more, and still watched.
+    fn is_former(&self, prefix: &str) -> bool {
+        let is_used = self.registrations.has_prefix(prefix) || prefix == self.meta.prefix().as_str();
+        !is_used && self.prefixes.wanted.contains(prefix)
     }
 
     /// Returns how the prefixes to list and watch have changed since the last call; none if they have not. The operator's
@@ -257,14 +238,18 @@ impl Planner {
     /// Drops all former prefixes in which none of our keys is left, and none can still appear. A key in a prefix that is
     /// not watched would be renewed for ever.
     pub(super) fn drop_former_prefixes(&mut self) {
-        let former: Vec<Prefix> = self.prefixes.former().cloned().collect();
+        let wanted = self.prefixes.wanted.iter();
+        let former: Vec<Prefix> = wanted
+            .filter(|prefix| self.is_former(prefix.as_str()))
+            .cloned()
+            .collect();
         self.drop_former_among(&former);
     }
 
     /// The same for those around `keys`.
     pub(super) fn drop_former_around(&mut self, keys: &[Key]) {
         let around = keys.iter().flat_map(|key| prefixes_around(key));
-        let former: BTreeSet<&str> = around.filter(|prefix| self.prefixes.is_former(prefix)).collect();
+        let former: BTreeSet<&str> = around.filter(|prefix| self.is_former(prefix)).collect();
         let former: Vec<Prefix> = former.into_iter().map(Prefix::below).collect();
         self.drop_former_among(&former);
     }
@@ -279,8 +264,8 @@ impl Planner {
             let is_used = |(_, state): (&Key, &KeyState)| state.held.as_ref().is_some_and(ours) || state.may_appear();
             // Of a prefix that may not be read, no key is known. One on our leases is found by the orphan collection.
             let is_known = self.prefixes.is_listed(prefix.as_str()) || self.permissions.is_unreadable(prefix.as_str());
-            if is_known && self.prefixes.is_former(prefix.as_str()) && !self.keys.below(prefix.as_str()).any(is_used) {
-                self.prefixes.drop_former(prefix);
+            if is_known && self.is_former(prefix.as_str()) && !self.keys.below(prefix.as_str()).any(is_used) {
+                self.prefixes.remove(prefix);
             }
         }
     }
@@ -306,10 +291,10 @@ mod tests {
 
     const RECORDS: &str = "/records/";
 
-    /// Prefixes with one user of `/a/`, which is watched.
+    /// Prefixes with `/a/`, which is watched.
     fn watching() -> Prefixes {
         let mut prefixes = Prefixes::new(&Prefix::below(RECORDS));
-        prefixes.add_user(&Prefix::below("/a/"));
+        prefixes.add(&Prefix::below("/a/"));
         assert!(prefixes.take_changes(|_| true).is_some());
         prefixes
     }
@@ -351,27 +336,21 @@ mod tests {
     }
 
     #[test]
-    fn prefix_with_another_user_stays_watched_without_changes() {
+    fn prefix_that_is_removed_and_added_again_stays_watched_without_changes() {
         let mut prefixes = watching();
         let prefix = Prefix::below("/a/");
-        assert!(!prefixes.add_user(&prefix), "there is one already");
-        prefixes.remove_user(&prefix);
-        assert!(!prefixes.is_former("/a/"));
-        prefixes.remove_user(&prefix);
-        assert!(prefixes.is_former("/a/"), "a key of ours may be left in it");
-        assert!(prefixes.add_user(&prefix), "it is in use again");
+        prefixes.remove(&prefix);
+        prefixes.add(&prefix);
         assert_eq!(prefixes.take_changes(|_| true), None);
-        prefixes.remove_user(&prefix);
-        prefixes.drop_former(&prefix);
+        prefixes.remove(&prefix);
         let changes = prefixes.take_changes(|_| true);
         assert_eq!(changes.map(|changes| changes.removed), Some(vec![prefix]));
     }
 
     #[derive(Clone, Debug)]
     enum Step {
-        AddUser(usize),
-        RemoveUser(usize),
-        DropFormer(usize),
+        Add(usize),
+        Remove(usize),
         SetReadable(usize, bool),
         Take,
     }
@@ -379,11 +358,10 @@ mod tests {
     const TREE: [&str; 8] = ["/a/", "/a/b/", "/a/b/c/", "/a/b/d/", "/a/e/", "/ab/", "/", "f/g/"];
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = (0..5, 0..TREE.len(), any::<bool>()).prop_map(|(kind, which, flag)| match kind {
-            0 => Step::AddUser(which),
-            1 => Step::RemoveUser(which),
-            2 => Step::DropFormer(which),
-            3 => Step::SetReadable(which, flag),
+        let step = (0..4, 0..TREE.len(), any::<bool>()).prop_map(|(kind, which, flag)| match kind {
+            0 => Step::Add(which),
+            1 => Step::Remove(which),
+            2 => Step::SetReadable(which, flag),
             _ => Step::Take,
         });
         prop::collection::vec(step, 1..60)
@@ -397,14 +375,8 @@ mod tests {
             let mut followed = BTreeSet::from([Prefix::below(RECORDS)]);
             for step in steps.into_iter().chain([Step::Take]) {
                 match step {
-                    Step::AddUser(which) => drop(prefixes.add_user(&Prefix::below(TREE[which]))),
-                    Step::RemoveUser(which) if prefixes.wanted.get(TREE[which]).is_some_and(|users| *users > 0) => {
-                        prefixes.remove_user(&Prefix::below(TREE[which]));
-                    }
-                    Step::DropFormer(which) if prefixes.is_former(TREE[which]) => {
-                        prefixes.drop_former(&Prefix::below(TREE[which]));
-                    }
-                    Step::RemoveUser(_) | Step::DropFormer(_) => {}
+                    Step::Add(which) => prefixes.add(&Prefix::below(TREE[which])),
+                    Step::Remove(which) => prefixes.remove(&Prefix::below(TREE[which])),
                     Step::SetReadable(which, is_readable) => {
                         let is_new = if is_readable {
                             unreadable.remove(TREE[which])
@@ -424,8 +396,8 @@ mod tests {
                             prop_assert!(followed.insert(added));
                         }
                         let is_readable = |prefix: &&Prefix| !unreadable.contains(prefix.as_str());
-                        let expected = prefixes.wanted.keys().filter(|prefix| {
-                            let mut outer = prefixes.wanted.keys().filter(is_readable);
+                        let expected = prefixes.wanted.iter().filter(|prefix| {
+                            let mut outer = prefixes.wanted.iter().filter(is_readable);
                             let is_outer = |outer: &Prefix| outer != *prefix && outer.contains(prefix.as_str());
                             !is_readable(prefix) || !outer.any(is_outer)
                         });

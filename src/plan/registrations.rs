@@ -210,9 +210,14 @@ impl Registrations {
         self.pod_count
     }
 
-    /// The prefixes of all registrations.
-    pub fn prefixes(&self) -> impl Iterator<Item = &Prefix> {
-        self.states.values().flat_map(RegistrationState::prefixes)
+    /// The prefixes of all registrations inside `folder`, or all.
+    pub fn prefixes_inside(&self, folder: Option<&Prefix>) -> impl Iterator<Item = &Prefix> {
+        self.by_prefix.beginning_with(folder.map_or("", Prefix::as_str))
+    }
+
+    /// Whether a registration has exactly `prefix`.
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        self.by_prefix.contains(prefix)
     }
 
     /// The registrations that have a prefix around `key`.

@@ -245,7 +245,7 @@ impl<B: Backend> RegistryWorker<B> {
             Done::Looked(found) => self.looked(found),
             Done::Searched(search, found) => self.searched(search, found),
             Done::Probed(probed) => self.probed(probed),
-            Done::LeaseGroups(about_all, groups) => self.lease_groups_listed(about_all, groups),
+            Done::LeaseGroups { about_all, groups } => self.lease_groups_listed(about_all, groups),
         }
     }
 

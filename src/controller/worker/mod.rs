@@ -193,7 +193,11 @@ enum Done {
     /// Denied prefixes and leases were tried again.
     Probed(Probed),
     /// etcd was asked which prefixes it grants together: about all, or about those whose lease group was not known.
-    LeaseGroups(bool, backend::Result<LeaseGroups>),
+    LeaseGroups {
+        /// Whether etcd was asked about all prefixes, and not only about those whose group was not known.
+        about_all: bool,
+        groups: backend::Result<LeaseGroups>,
+    },
 }
 
 /// Channels from the controller, and to and from the tasks that talk to this etcd while the Registry is served.

@@ -311,8 +311,10 @@ impl<B: Backend> RegistryWorker<B> {
         }
         grants.asking = true;
         let backend = self.backend.clone();
-        self.tasks
-            .spawn(async move { super::Done::LeaseGroups(about_all, lease_groups(&backend, scopes).await) });
+        self.tasks.spawn(async move {
+            let groups = lease_groups(&backend, scopes).await;
+            super::Done::LeaseGroups { about_all, groups }
+        });
     }
 
     /// Takes in which prefixes etcd grants together: all of them, or those that were not known.
