@@ -222,7 +222,7 @@ impl Operator {
                 ttl: 30,
                 suspended: false,
                 keep_last: false,
-                prefixes: bindings.iter().map(|binding| binding.format.scope().clone()).collect(),
+                prefixes: bindings.iter().map(|binding| binding.format.prefix().clone()).collect(),
             };
             planner.set_settings(&registration.reference, settings);
             all.insert(registration.reference.clone(), bindings);
@@ -261,10 +261,10 @@ impl Operator {
         let revision = etcd.revision;
         let records = self.planner.meta().prefix().clone();
         let changes = self.planner.take_changed_prefixes().unwrap_or_default();
-        for scope in changes.added.into_iter().chain([records]) {
-            let entries = entries(etcd, &scope);
+        for prefix in changes.added.into_iter().chain([records]) {
+            let entries = entries(etcd, &prefix);
             self.planner.observe(Observation::Snapshot {
-                scope,
+                prefix,
                 revision,
                 entries,
             });
@@ -312,11 +312,11 @@ impl Operator {
     }
 }
 
-fn entries(etcd: &StandIn, scope: &Prefix) -> Vec<(Key, KeyValue)> {
+fn entries(etcd: &StandIn, prefix: &Prefix) -> Vec<(Key, KeyValue)> {
     let from = etcd
         .keys
-        .range::<str, _>((Bound::Included(scope.as_str()), Bound::Unbounded));
-    from.take_while(|(key, _)| scope.contains(key))
+        .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+    from.take_while(|(key, _)| prefix.contains(key))
         .map(|(key, held)| (key.clone(), held.clone()))
         .collect()
 }

@@ -273,7 +273,7 @@ impl Memory {
                 let _ = out.send(Observation::Snapshot {
                     revision,
                     entries: content.entries(&prefix),
-                    scope: prefix,
+                    prefix,
                 });
             }
             if is_any {

@@ -129,14 +129,14 @@ impl Refusal {
 
     fn reserved(reserved: &Reserved) -> Self {
         let Reserved {
-            scope,
+            prefix,
             registry,
             meta_prefix,
         } = reserved;
         let message = format!(
             "The prefix {} and the metaPrefix {meta_prefix} of the Registry \"{registry}\" overlap: use a prefix outside of \
              it.",
-            scope.as_str()
+            prefix.as_str()
         );
         Self {
             reason: Reason::PrefixReserved,

@@ -70,7 +70,7 @@ pub struct References<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reserved {
     /// The prefix of its keys.
-    pub scope: Prefix,
+    pub prefix: Prefix,
     pub registry: Arc<str>,
     pub meta_prefix: String,
 }
@@ -299,7 +299,7 @@ impl Compiled {
     /// The formats of the previous spec follow. Those with the same prefixes as a current format get none.
     pub fn readings(&self) -> Vec<Option<Reading>> {
         let allowed =
-            |binding: &FormatBinding| !self.unsure && !self.frozen && binding.pass.allows_all(binding.format.scope());
+            |binding: &FormatBinding| !self.unsure && !self.frozen && binding.pass.allows_all(binding.format.prefix());
         let reading = |binding: &FormatBinding| allowed(binding).then(|| binding.format.reading());
         let mut readings: Vec<Option<Reading>> = self.all_outlets().iter().map(reading).collect();
         if let Some(previous) = &self.previous {
@@ -411,20 +411,20 @@ impl Compiled {
             suspended: self.suspended || self.unsure || self.frozen,
             keep_last: self.keep_last,
             // Where nothing may be written, nothing is read: the keys there may belong to other clients.
-            prefixes: self.scopes(),
+            prefixes: self.prefixes(),
         }
     }
 
-    fn scopes(&self) -> Vec<Prefix> {
+    fn prefixes(&self) -> Vec<Prefix> {
         let bindings = self.bindings.iter();
         let bindings = bindings.chain(self.previous.iter().flat_map(|previous| &previous.bindings));
-        let mut scopes: Vec<Prefix> = Vec::new();
+        let mut prefixes: Vec<Prefix> = Vec::new();
         for binding in bindings.filter(|binding| !matches!(binding.pass, PrefixGrant::Nowhere(_))) {
-            if !scopes.contains(binding.format.scope()) {
-                scopes.push(binding.format.scope().clone());
+            if !prefixes.contains(binding.format.prefix()) {
+                prefixes.push(binding.format.prefix().clone());
             }
         }
-        scopes
+        prefixes
     }
 
     /// Forbids every format whose keys may be inside `bookkeeping`, the records of `registry`. Returns the prefix as a
@@ -432,8 +432,8 @@ impl Compiled {
     pub fn keep_out(&mut self, bookkeeping: Prefix, registry: Arc<str>) -> (Prefix, PrefixGrant) {
         let nowhere = PrefixGrant::Nowhere(Arc::new(Denial::Bookkeeping(registry)));
         for binding in &mut self.bindings {
-            let scope = binding.format.scope();
-            if bookkeeping.contains(scope.as_str()) || scope.contains(bookkeeping.as_str()) {
+            let prefix = binding.format.prefix();
+            if bookkeeping.contains(prefix.as_str()) || prefix.contains(bookkeeping.as_str()) {
                 binding.pass = nowhere.clone();
             }
         }
@@ -452,10 +452,10 @@ impl Compiled {
             .collect();
         let overlap = |(registry, spec): (&str, &RegistrySpec)| {
             let meta = Prefix::below(&spec.etcd.meta_prefix);
-            let reaches = |format: &&&Format| format.reads(&meta) || meta.contains(format.scope().as_str());
+            let reaches = |format: &&&Format| format.reads(&meta) || meta.contains(format.prefix().as_str());
             let format = formats.iter().find(reaches)?;
             Some(Reserved {
-                scope: format.scope().clone(),
+                prefix: format.prefix().clone(),
                 registry: registry.into(),
                 meta_prefix: spec.etcd.meta_prefix.clone(),
             })

@@ -65,10 +65,10 @@ impl Compiled {
         };
         let mut denials: Vec<String> = Vec::new();
         for binding in &mut self.bindings {
-            let scope = binding.format.scope();
+            let prefix = binding.format.prefix();
             binding.pass = namespace_policy.as_ref().map_or(PrefixGrant::Free, |namespace_policy| {
                 let pass = namespace_policy.pass(binding.format.kind(), ttl);
-                match pass.check_scope(scope) {
+                match pass.check_prefix(prefix) {
                     Ok(()) => pass,
                     Err(denial) => PrefixGrant::Nowhere(Arc::new(denial)),
                 }
@@ -79,8 +79,8 @@ impl Compiled {
                     denials.push(message);
                 }
             }
-            if !binding.pass.allows_all(scope) {
-                verdict.forbidden.push((scope.clone(), binding.pass.clone()));
+            if !binding.pass.allows_all(prefix) {
+                verdict.forbidden.push((prefix.clone(), binding.pass.clone()));
             }
         }
         verdict.denial = (!denials.is_empty()).then(|| denials.join("; "));

@@ -133,7 +133,7 @@ pub struct Preview {
     /// The number of objects passed in. It is the generation of each: whatever is passed in again counts as edited.
     generation: i64,
     /// The prefixes of the keys of each registration, by its current and its earlier specs.
-    scopes: BTreeMap<RegistrationRef, BTreeSet<Prefix>>,
+    prefixes: BTreeMap<RegistrationRef, BTreeSet<Prefix>>,
     in_etcd: BTreeMap<Key, KeyValue>,
     /// The endpoints of registrations that are not passed in.
     endpoints_of_others: usize,
@@ -195,7 +195,7 @@ impl Preview {
             started,
             worker: None,
             generation: 0,
-            scopes: BTreeMap::new(),
+            prefixes: BTreeMap::new(),
             in_etcd: BTreeMap::new(),
             endpoints_of_others: 0,
         };
@@ -268,8 +268,8 @@ impl Preview {
         let cache = self.controller.cache.read();
         let entry = &cache.entries[&reference];
         if let Some(compiled) = entry.in_force() {
-            let scopes = self.scopes.entry(reference.clone()).or_default();
-            scopes.extend(compiled.settings(&self.spec).prefixes);
+            let prefixes = self.prefixes.entry(reference.clone()).or_default();
+            prefixes.extend(compiled.settings(&self.spec).prefixes);
         }
         match entry.why_refused() {
             Some(cause) => Err(Refusal(cause.trim_end_matches('.').to_owned())),
@@ -281,13 +281,17 @@ impl Preview {
     /// and so its quota, they have keys below the same prefixes, or their formats overlap.
     pub fn concerned(&self, wanted: &HashSet<RegistrationRef>) -> HashSet<RegistrationRef> {
         let namespaces: HashSet<&Arc<str>> = wanted.iter().map(|one| &one.namespace).collect();
-        let scopes: Vec<&Prefix> = wanted.iter().filter_map(|one| self.scopes.get(one)).flatten().collect();
+        let prefixes: Vec<&Prefix> = wanted
+            .iter()
+            .filter_map(|one| self.prefixes.get(one))
+            .flatten()
+            .collect();
         let near = |a: &Prefix, b: &Prefix| a.contains(b.as_str()) || b.contains(a.as_str());
-        let is_near = |theirs: &BTreeSet<Prefix>| theirs.iter().any(|a| scopes.iter().any(|b| near(a, b)));
+        let is_near = |theirs: &BTreeSet<Prefix>| theirs.iter().any(|a| prefixes.iter().any(|b| near(a, b)));
         let is_concerned = |(one, theirs): &(&RegistrationRef, &BTreeSet<Prefix>)| {
             namespaces.contains(&one.namespace) || is_near(theirs)
         };
-        let concerned = self.scopes.iter().filter(is_concerned).map(|(one, _)| one.clone());
+        let concerned = self.prefixes.iter().filter(is_concerned).map(|(one, _)| one.clone());
         let overlapping = wanted.iter().flat_map(|one| self.controller.overlaps.overlapping(one));
         concerned.chain(overlapping).collect()
     }
@@ -297,7 +301,7 @@ impl Preview {
     }
 
     /// Returns the prefixes to pass to [`Self::observe`]: the operator's own records and those of the registrations.
-    pub fn scopes(&mut self) -> BTreeSet<Prefix> {
+    pub fn prefixes(&mut self) -> BTreeSet<Prefix> {
         self.worker().prefixes()
     }
 
@@ -306,10 +310,10 @@ impl Preview {
         self.endpoints_of_others += count;
     }
 
-    /// Adds the keys that etcd has below `scope` at `revision`.
-    pub fn observe(&mut self, scope: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
+    /// Adds the keys that etcd has below `prefix` at `revision`.
+    pub fn observe(&mut self, prefix: Prefix, revision: Revision, entries: Vec<(Key, KeyValue)>) {
         self.in_etcd.extend(entries.iter().cloned());
-        self.worker().observe(scope, revision, entries);
+        self.worker().observe(prefix, revision, entries);
     }
 
     /// Has the worker carry out everything. Returns the outcome of each registration of `wanted`.
@@ -346,8 +350,8 @@ impl Preview {
         let others: HashSet<&Key> = others.map(|conflict| &conflict.key).collect();
         let mine = report.endpoints.iter().flat_map(|endpoint| &endpoint.keys);
         let mine = mine.filter(|key| !others.contains(key));
-        let before = self.scopes.get(registration).into_iter().flatten();
-        let before = before.flat_map(|scope| entries_below(&self.in_etcd, scope.as_str()));
+        let before = self.prefixes.get(registration).into_iter().flatten();
+        let before = before.flat_map(|prefix| entries_below(&self.in_etcd, prefix.as_str()));
         let removed = before.map(|(key, _)| key).filter(|key| worker.get(key).is_none());
         let changes = mine
             .chain(removed)

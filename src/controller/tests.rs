@@ -483,17 +483,17 @@ async fn formats_of_newer_registration_are_suppressed_until_older_is_deleted() {
     let newer = RegistrationRef::new("shop", "newer");
     let state = |rig: &Rig| {
         let compiled = rig.compiled(&newer).expect("a spec in force");
-        let scopes: Vec<String> = compiled
+        let prefixes: Vec<String> = compiled
             .bindings
             .iter()
-            .map(|binding| binding.format.scope().as_str().to_owned())
+            .map(|binding| binding.format.prefix().as_str().to_owned())
             .collect();
-        (scopes, compiled.suppression_reasons())
+        (prefixes, compiled.suppression_reasons())
     };
     assert_eq!(state(&rig).0, ["/a/b/", "grpc/newer/"]);
     rig.take(plain("older", "2026-01-01T00:00:00Z", "/a"));
-    let (scopes, reported) = state(&rig);
-    assert_eq!(scopes, ["grpc/newer/"], "the other format stays");
+    let (prefixes, reported) = state(&rig);
+    assert_eq!(prefixes, ["grpc/newer/"], "the other format stays");
     assert!(reported[0].contains("shop/older"), "{reported:?}");
     rig.take(WatchEvent::Registration(
         NamespaceScope::Cluster,

@@ -98,7 +98,7 @@ impl Format {
                     if let Some(read) = outer.reach().covers(inner.reach(), alike) {
                         return Err(FormatError::Nested {
                             outer: read.to_owned(),
-                            inner: inner.scope().as_str().to_owned(),
+                            inner: inner.prefix().as_str().to_owned(),
                         });
                     }
                 }
@@ -143,13 +143,13 @@ impl Format {
     }
 
     /// Returns the prefix of all keys of this format.
-    pub fn scope(&self) -> &Prefix {
-        &self.reach().scope
+    pub fn prefix(&self) -> &Prefix {
+        &self.reach().prefix
     }
 
-    /// Whether consumers of this format fail on foreign keys in `scope`.
-    pub fn reads(&self, scope: &Prefix) -> bool {
-        scope.as_str().starts_with(&*self.reach().realm)
+    /// Whether consumers of this format fail on foreign keys in `prefix`.
+    pub fn reads(&self, prefix: &Prefix) -> bool {
+        prefix.as_str().starts_with(&*self.reach().realm)
     }
 
     /// Returns what overlap checks against other formats need.

@@ -75,9 +75,9 @@ impl CoreDns {
             .map(|group| prefix::name("coreDNS.group", Some(group), ""))
             .transpose()?;
         let labels: Vec<&str> = domain.rsplit('.').collect();
-        let scope = prefix::checked_scope("coreDNS.root", &format!("/{root}/{}", labels.join("/")))?;
+        let prefix = prefix::composed("coreDNS.root", &format!("/{root}/{}", labels.join("/")))?;
         Ok(Self {
-            reach: FormatPrefixes::within(scope, &format!("/{root}/")),
+            reach: FormatPrefixes::within(prefix, &format!("/{root}/")),
             ttl,
             priority,
             group: group.map(Into::into),
@@ -97,7 +97,7 @@ impl CoreDns {
         }
         let mut key = format!(
             "{}{}",
-            self.reach.scope.as_str(),
+            self.reach.prefix.as_str(),
             label(prefix::segment("pod", &endpoint.name())?)
         );
         if !sole_port {

@@ -27,16 +27,16 @@ impl Custom {
             });
         };
         let default = || format!("/services/{}/{}", service.namespace, service.name);
-        let scope = prefix::scope("custom.prefix", spec.prefix.as_deref(), default)?;
+        let prefix = prefix::written_or("custom.prefix", spec.prefix.as_deref(), default)?;
         Ok(Self {
-            reach: FormatPrefixes::exact(scope),
+            reach: FormatPrefixes::exact(prefix),
             templates: service.record_formats.get(&spec.record_format_ref.name)?.clone(),
         })
     }
 
     /// Checks that no two of the ports share a key.
     pub fn check(&self, ports: &[&ServicePort<'_>]) -> Result<(), FormatError> {
-        match shared_by_ports(&self.templates, ports, &self.reach.scope) {
+        match shared_by_ports(&self.templates, ports, &self.reach.prefix) {
             None => Ok(()),
             Some((first, second, key)) => Err(FormatError::SharedByPorts {
                 name: self.templates.name().to_owned(),
@@ -58,7 +58,7 @@ impl Custom {
 
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let id = prefix::pod_id(endpoint, sole_port)?;
-        let records = self.templates.print(endpoint, &id, &self.reach.scope);
+        let records = self.templates.print(endpoint, &id, &self.reach.prefix);
         records.map_err(|cause| Refusal::RecordFormat {
             name: self.templates.name().to_owned(),
             cause: Box::new(cause),

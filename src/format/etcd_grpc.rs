@@ -19,7 +19,7 @@ impl EtcdGrpc {
     pub fn compile(spec: &EtcdGRPCFormat, service: &Service<'_>) -> Result<Self, FormatError> {
         let default = || format!("{}/{}", service.namespace, service.name);
         Ok(Self {
-            reach: FormatPrefixes::exact(prefix::scope("etcdGRPC.prefix", spec.prefix.as_deref(), default)?),
+            reach: FormatPrefixes::exact(prefix::written_or("etcdGRPC.prefix", spec.prefix.as_deref(), default)?),
         })
     }
 
@@ -29,7 +29,7 @@ impl EtcdGrpc {
 
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let id = prefix::pod_id(endpoint, sole_port)?;
-        let key = format!("{}{id}", self.reach.scope.as_str());
+        let key = format!("{}{id}", self.reach.prefix.as_str());
         let update = Update {
             op: 0,
             addr: &endpoint.host_port(),

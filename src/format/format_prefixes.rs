@@ -6,7 +6,7 @@ use crate::model::Prefix;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FormatPrefixes {
     /// All keys of the format are below this prefix.
-    pub scope: Prefix,
+    pub prefix: Prefix,
     /// Consumers of this service take every key that starts with this text as a record of the service.
     pub reads: Box<str>,
     /// Consumers read every key that starts with this text, and fail on keys of other formats.
@@ -17,10 +17,10 @@ pub struct FormatPrefixes {
 
 impl FormatPrefixes {
     /// Consumers read exactly the prefix that the format writes.
-    pub fn exact(scope: Prefix) -> Self {
-        let reads: Box<str> = scope.as_str().into();
+    pub fn exact(prefix: Prefix) -> Self {
+        let reads: Box<str> = prefix.as_str().into();
         Self {
-            scope,
+            prefix,
             reads: reads.clone(),
             realm: reads,
             by_name: false,
@@ -29,9 +29,9 @@ impl FormatPrefixes {
 
     /// Consumers read all keys that start with `reads`. Without a slash at its end, that includes keys whose segment
     /// merely begins in the same way, such as those of `orders-v2` for `orders`.
-    pub fn reading(scope: Prefix, reads: &str) -> Self {
+    pub fn reading(prefix: Prefix, reads: &str) -> Self {
         Self {
-            scope,
+            prefix,
             reads: reads.into(),
             realm: reads.into(),
             by_name: false,
@@ -39,10 +39,10 @@ impl FormatPrefixes {
     }
 
     /// Consumers of this service read its own prefix only. Other consumers read all keys that start with `realm`.
-    pub fn within(scope: Prefix, realm: &str) -> Self {
-        let reads = scope.as_str().into();
+    pub fn within(prefix: Prefix, realm: &str) -> Self {
+        let reads = prefix.as_str().into();
         Self {
-            scope,
+            prefix,
             reads,
             realm: realm.into(),
             by_name: false,
@@ -57,7 +57,7 @@ impl FormatPrefixes {
     /// Returns the text by which consumers of this format read what `other` writes; `None` if they do not. `alike`:
     /// both formats have the same dialect.
     pub fn covers(&self, other: &Self, alike: bool) -> Option<&str> {
-        let written = other.scope.as_str();
+        let written = other.prefix.as_str();
         if written.starts_with(&*self.reads) {
             Some(&self.reads)
         } else if !alike && written.starts_with(&*self.realm) {

@@ -79,14 +79,14 @@ pub(crate) fn templates(input: &[u8]) -> String {
         assert!(record.key.starts_with("/services/shop/orders/"), "{}", record.key);
     }
     assert_eq!(templates.preview().len(), spec.records.len());
-    let scope = Prefix::below("/s/orders");
+    let prefix = Prefix::below("/s/orders");
     let mut outcome = String::new();
     for endpoint in odd_endpoints() {
-        match templates.print(&endpoint, &endpoint.pod, &scope) {
+        match templates.print(&endpoint, &endpoint.pod, &prefix) {
             Err(error) => outcome += &kind(&error),
             Ok(records) => {
                 for record in &records {
-                    assert!(scope.contains(&record.key), "{} is elsewhere", record.key);
+                    assert!(prefix.contains(&record.key), "{} is elsewhere", record.key);
                     let bad = |c: char| c.is_whitespace() || c.is_control();
                     assert!(
                         !record.key.contains(bad) && !record.key.contains("//"),
@@ -101,7 +101,7 @@ pub(crate) fn templates(input: &[u8]) -> String {
                     let json = serde_json::from_slice::<serde_json::Value>(&record.value);
                     assert!(spec.escaping == Escaping::None || json.is_ok(), "{json:?}");
                 }
-                let again = templates.print(&endpoint, &endpoint.pod, &scope);
+                let again = templates.print(&endpoint, &endpoint.pod, &prefix);
                 assert_eq!(again.ok(), Some(records), "twice the same is printed twice the same");
                 outcome += "printed";
             }

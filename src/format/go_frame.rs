@@ -49,7 +49,7 @@ impl GoFrame {
         let version = prefix::name("goFrame.version", spec.version.as_deref(), "latest")?;
         let reads = format!("{root}/{deployment}/{namespace}/{}/{version}", service.name);
         Ok(Self {
-            reach: FormatPrefixes::reading(prefix::checked_scope("goFrame.root", &reads)?, &reads),
+            reach: FormatPrefixes::reading(prefix::composed("goFrame.root", &reads)?, &reads),
         })
     }
 
@@ -78,7 +78,7 @@ impl GoFrame {
             weight: endpoint.weight.unwrap_or(DEFAULT_WEIGHT),
             facts,
         };
-        let key = format!("{}{}", self.reach.scope.as_str(), endpoint.host_port());
+        let key = format!("{}{}", self.reach.prefix.as_str(), endpoint.host_port());
         Ok(vec![Record::json(key, &metadata)])
     }
 }

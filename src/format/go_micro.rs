@@ -33,9 +33,9 @@ pub struct GoMicro {
 
 impl GoMicro {
     pub fn compile(service: &Service<'_>) -> Result<Self, FormatError> {
-        let scope = prefix::checked_scope("serviceName", &format!("{REALM}{}", service.name))?;
+        let prefix = prefix::composed("serviceName", &format!("{REALM}{}", service.name))?;
         Ok(Self {
-            reach: FormatPrefixes::within(scope, REALM),
+            reach: FormatPrefixes::within(prefix, REALM),
         })
     }
 
@@ -69,7 +69,7 @@ impl GoMicro {
         // Without this entry, a consumer's RPC client falls back to the codecs of former versions.
         let mut metadata = facts(endpoint);
         metadata.insert("protocol", protocol);
-        let key = format!("{}{id}", self.reach.scope.as_str());
+        let key = format!("{}{id}", self.reach.prefix.as_str());
         let written = Written {
             name: &endpoint.service,
             version: endpoint.version.as_deref().unwrap_or_default(),

@@ -16,9 +16,9 @@ pub struct GoZero {
 
 impl GoZero {
     pub fn compile(spec: &GoZeroFormat, service: &Service<'_>) -> Result<Self, FormatError> {
-        let scope = prefix::scope("goZero.key", spec.key.as_deref(), || format!("{}.rpc", service.name))?;
+        let prefix = prefix::written_or("goZero.key", spec.key.as_deref(), || format!("{}.rpc", service.name))?;
         Ok(Self {
-            reach: FormatPrefixes::exact(scope),
+            reach: FormatPrefixes::exact(prefix),
         })
     }
 
@@ -29,7 +29,7 @@ impl GoZero {
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let address = endpoint.host_port();
         let id = prefix::pod_id(endpoint, sole_port)?;
-        let key = format!("{}{id}@{address}", self.reach.scope.as_str());
+        let key = format!("{}{id}@{address}", self.reach.prefix.as_str());
         Ok(vec![Record::new(key, address)])
     }
 }

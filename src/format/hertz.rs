@@ -13,9 +13,9 @@ impl Hertz {
     pub const CONSUMER: &str = "Hertz";
 
     pub fn compile(service: &Service<'_>) -> Result<Self, FormatError> {
-        let scope = prefix::checked_scope("serviceName", &format!("hertz/registry-etcd/{}", service.name))?;
+        let prefix = prefix::composed("serviceName", &format!("hertz/registry-etcd/{}", service.name))?;
         Ok(Self {
-            reach: FormatPrefixes::exact(scope),
+            reach: FormatPrefixes::exact(prefix),
         })
     }
 

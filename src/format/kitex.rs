@@ -22,9 +22,9 @@ impl Kitex {
 
     pub fn compile(spec: &KitexFormat, service: &Service<'_>) -> Result<Self, FormatError> {
         let root = prefix::root("kitex.root", spec.root.as_deref(), "kitex/registry-etcd")?;
-        let scope = prefix::checked_scope("kitex.root", &format!("{root}/{}", service.name))?;
+        let prefix = prefix::composed("kitex.root", &format!("{root}/{}", service.name))?;
         Ok(Self {
-            reach: FormatPrefixes::exact(scope),
+            reach: FormatPrefixes::exact(prefix),
         })
     }
 
@@ -47,7 +47,7 @@ pub fn instance(reach: &FormatPrefixes, endpoint: &Endpoint, consumer: &'static 
         weight => weight.unwrap_or(DEFAULT_WEIGHT),
     };
     let address = endpoint.host_port();
-    let key = format!("{}{address}", reach.scope.as_str());
+    let key = format!("{}{address}", reach.prefix.as_str());
     let instance = Instance {
         network: "tcp",
         address: &address,

@@ -28,7 +28,7 @@ impl Kratos {
         let root = prefix::root("kratos.root", spec.root.as_deref(), "/microservices")?;
         let reads = format!("{root}/{}", service.name);
         Ok(Self {
-            reach: FormatPrefixes::reading(prefix::checked_scope("kratos.root", &reads)?, &reads).by_name(),
+            reach: FormatPrefixes::reading(prefix::composed("kratos.root", &reads)?, &reads).by_name(),
         })
     }
 
@@ -38,7 +38,7 @@ impl Kratos {
 
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let id = prefix::pod_id(endpoint, sole_port)?;
-        let key = format!("{}{id}", self.reach.scope.as_str());
+        let key = format!("{}{id}", self.reach.prefix.as_str());
         let mut metadata = facts(endpoint);
         let weight = endpoint.weight.map(|weight| weight.to_string());
         if let Some(weight) = &weight {

@@ -22,7 +22,7 @@ impl Plain {
     pub fn compile(spec: &PlainFormat, service: &Service<'_>) -> Result<Self, FormatError> {
         let default = || format!("/services/{}/{}", service.namespace, service.name);
         Ok(Self {
-            reach: FormatPrefixes::exact(prefix::scope("plain.prefix", spec.prefix.as_deref(), default)?),
+            reach: FormatPrefixes::exact(prefix::written_or("plain.prefix", spec.prefix.as_deref(), default)?),
             value: spec.value.unwrap_or_default(),
         })
     }
@@ -41,7 +41,7 @@ impl Plain {
 
     pub fn records(&self, endpoint: &Endpoint, sole_port: bool) -> Result<Vec<Record>, Refusal> {
         let id = prefix::pod_id(endpoint, sole_port)?;
-        let key = format!("{}{id}", self.reach.scope.as_str());
+        let key = format!("{}{id}", self.reach.prefix.as_str());
         Ok(vec![match self.value {
             PlainValue::HostPort => Record::new(key, endpoint.host_port()),
             PlainValue::JSON => Record::json(key, &json(endpoint)),

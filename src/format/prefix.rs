@@ -16,19 +16,19 @@ const MAX_COMPOSED: usize = 720;
 const MAX_NAME: usize = 320;
 
 /// Returns the checked prefix that the user wrote in `field`, or the format's `default`.
-pub fn scope(
+pub fn written_or(
     field: &'static str,
     written: Option<&str>,
     default: impl FnOnce() -> String,
 ) -> Result<Prefix, FormatError> {
     match written {
         Some(prefix) => checked(field, prefix, MAX_PREFIX).map(Prefix::below),
-        None => checked_scope(field, &default()),
+        None => composed(field, &default()),
     }
 }
 
 /// Returns a checked prefix that was composed of parts; an error names `field`.
-pub fn checked_scope(field: &'static str, prefix: &str) -> Result<Prefix, FormatError> {
+pub fn composed(field: &'static str, prefix: &str) -> Result<Prefix, FormatError> {
     checked(field, prefix, MAX_COMPOSED).map(Prefix::below)
 }
 
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn written(prefix: &str) -> Result<Prefix, FormatError> {
-        scope("prefix", Some(prefix), || unreachable!("a prefix is written"))
+        written_or("prefix", Some(prefix), || unreachable!("a prefix is written"))
     }
 
     #[test]

@@ -228,8 +228,8 @@ proptest! {
             Err(refusal) => prop_assert!(may_refuse(&spec, &endpoint, &refusal), "{refusal}"),
             Ok(records) => {
                 for record in &records {
-                    prop_assert!(format.scope().contains(&record.key));
-                    prop_assert!(record.key.len() > format.scope().as_str().len());
+                    prop_assert!(format.prefix().contains(&record.key));
+                    prop_assert!(record.key.len() > format.prefix().as_str().len());
                     prop_assert!(!record.key.contains("//") && !record.key.contains("/../"));
                 }
                 let seen = seen(&spec, &records);
@@ -365,7 +365,7 @@ proptest! {
         keys.dedup();
         prop_assert_eq!(keys.len(), records.len());
         for record in &records {
-            let name = record.key.strip_prefix(format.scope().as_str()).expect("inside its scope");
+            let name = record.key.strip_prefix(format.prefix().as_str()).expect("inside its prefix");
             prop_assert!(!name.is_empty() && !name.starts_with('/') && !name.contains("//"));
             prop_assert!(!name.chars().any(|c| c.is_whitespace() || c.is_control()));
             let depth = match spec.kind {
@@ -396,7 +396,7 @@ proptest! {
         {
             for record in &records {
                 prop_assert!(!record.key.contains("//") && !record.key.chars().any(char::is_whitespace));
-                prop_assert!(format.scope().contains(&record.key));
+                prop_assert!(format.prefix().contains(&record.key));
             }
             prop_assert_eq!(seen(&spec, &records).len(), 1);
         }

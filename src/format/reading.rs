@@ -53,7 +53,7 @@ impl Reading {
     pub(super) fn of(dialect: Dialect, reach: &FormatPrefixes) -> Self {
         Self {
             dialect,
-            written: reach.scope.as_str().into(),
+            written: reach.prefix.as_str().into(),
             reads: (*reach.reads).into(),
             realm: (*reach.realm).into(),
             by_name: reach.by_name,

@@ -70,7 +70,7 @@ impl Traefik {
         };
         let prefix = format!("{root}/{segment}/services/{name}/loadbalancer/servers");
         Ok(Self {
-            reach: FormatPrefixes::within(prefix::checked_scope("traefik.root", &prefix)?, &format!("{root}/")),
+            reach: FormatPrefixes::within(prefix::composed("traefik.root", &prefix)?, &format!("{root}/")),
             protocol,
         })
     }
@@ -103,7 +103,7 @@ impl Traefik {
         let weight = endpoint.weight.filter(|_| self.protocol == TraefikProtocol::HTTP);
         let fields = if weight.is_some() { "url weight" } else { "" };
         let number = fnv64(&[&endpoint.namespace, &name, port, fields]);
-        let field = |name: &str| format!("{}{number}/{name}", self.reach.scope.as_str());
+        let field = |name: &str| format!("{}{number}/{name}", self.reach.prefix.as_str());
         if self.protocol != TraefikProtocol::HTTP {
             return Ok(vec![Record::new(field("address"), endpoint.host_port())]);
         }

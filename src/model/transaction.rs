@@ -200,11 +200,11 @@ pub enum TxnOutcome {
 /// One report of the mirror of the operator's keys. The reports of one key arrive in the order of revisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Observation {
-    /// The complete content of `scope` at `revision`. A key that is not in `entries` does not exist.
+    /// The complete content of `prefix` at `revision`. A key that is not in `entries` does not exist.
     Snapshot {
-        scope: Prefix,
+        prefix: Prefix,
         revision: Revision,
-        /// All UTF-8 keys below `scope`.
+        /// All UTF-8 keys below `prefix`.
         entries: Vec<(Key, KeyValue)>,
     },
     /// One key was written at `revision`, or removed if `held` is `None`.
@@ -213,8 +213,8 @@ pub enum Observation {
         held: Option<KeyValue>,
         revision: Revision,
     },
-    /// etcd denies read access to `scope`. Its content is unknown until the next snapshot of it.
-    Denied { scope: Prefix },
+    /// etcd denies read access to `prefix`. Its content is unknown until the next snapshot of it.
+    Denied { prefix: Prefix },
     /// Every wanted prefix has had its snapshot or is denied, and is watched. Changes follow. Sent after the snapshots of a
     /// start, after those of prefixes that were added later, and when the watches have continued after an interruption: then
     /// the changes since follow, too.

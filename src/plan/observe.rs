@@ -16,11 +16,11 @@ impl Planner {
         match observation {
             Observation::Changed { key, held, revision } => self.observe_key(&key, held, revision),
             Observation::Snapshot {
-                scope: prefix,
+                prefix,
                 revision,
                 entries,
             } => self.observe_prefix(prefix, revision, entries),
-            Observation::Denied { scope } => self.reading_denied(&scope),
+            Observation::Denied { prefix } => self.reading_denied(&prefix),
             Observation::Restored => self.forget(),
             Observation::Interrupted | Observation::Complete { .. } => {}
         }

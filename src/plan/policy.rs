@@ -227,18 +227,18 @@ impl PrefixGrant {
         Err(reach.denial(key))
     }
 
-    /// Whether every key below `scope` may be written, apart from keys that are not clean.
-    pub fn allows_all(&self, scope: &Prefix) -> bool {
-        self.check(scope.as_str().trim_end_matches('/')).is_ok()
+    /// Whether every key below `prefix` may be written, apart from keys that are not clean.
+    pub fn allows_all(&self, prefix: &Prefix) -> bool {
+        self.check(prefix.as_str().trim_end_matches('/')).is_ok()
     }
 
-    /// Whether some key below `scope` may be written, as far as the prefix alone shows.
-    pub fn check_scope(&self, scope: &Prefix) -> Result<(), Denial> {
+    /// Whether some key below `prefix` may be written, as far as the prefix alone shows.
+    pub fn check_prefix(&self, prefix: &Prefix) -> Result<(), Denial> {
         let within = |reach: &GrantedPrefixes| {
-            let inner = |prefix: &Arc<str>| scope.contains(prefix) && is_clean(prefix);
+            let inner = |granted: &Arc<str>| prefix.contains(granted) && is_clean(granted);
             reach.prefixes.iter().flatten().any(inner)
         };
-        let outer = scope.as_str().trim_end_matches('/');
+        let outer = prefix.as_str().trim_end_matches('/');
         match self.check(outer) {
             Err(_) if matches!(self, Self::Within(reach) if is_clean(outer) && within(reach)) => Ok(()),
             reported => reported,

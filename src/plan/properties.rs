@@ -11,7 +11,7 @@ use crate::model::Prefix;
 pub(super) const REGISTRATIONS: [&str; 3] = ["a", "b", "c"];
 pub(super) const PODS: [&str; 4] = ["p0", "p1", "p2", "p3"];
 /// Some overlap: registrations share a prefix, or one's prefix lies in another's.
-pub(super) const SCOPES: [&str; 4] = ["/s/", "/s/x/", "/t/", "/tt/"];
+pub(super) const PREFIXES: [&str; 4] = ["/s/", "/s/x/", "/t/", "/tt/"];
 /// Keys that foreign clients write, too.
 pub(super) const KEYS: [&str; 6] = ["/s/p0", "/s/p1", "/s/x/p0", "/t/p1", "/tt/p0", "/s/elsewhere"];
 
@@ -57,7 +57,7 @@ pub(super) enum Event {
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a wish of its own")]
 pub(super) struct Wish {
-    pub scopes: Vec<usize>,
+    pub prefixes: Vec<usize>,
     pub created: i64,
     pub long_ttl: bool,
     pub suspended: bool,
@@ -73,15 +73,19 @@ impl Wish {
             ttl: if self.long_ttl { 60 } else { 30 },
             suspended: self.suspended,
             keep_last: self.keep_last,
-            prefixes: self.scopes.iter().map(|scope| Prefix::below(SCOPES[*scope])).collect(),
+            prefixes: self
+                .prefixes
+                .iter()
+                .map(|prefix| Prefix::below(PREFIXES[*prefix]))
+                .collect(),
         }
     }
 
     pub(super) fn desired(&self, pod: &str, address: u8) -> DesiredPod {
         let keys: Vec<String> = self
-            .scopes
+            .prefixes
             .iter()
-            .map(|scope| format!("{}{pod}", SCOPES[*scope]))
+            .map(|prefix| format!("{}{pod}", PREFIXES[*prefix]))
             .collect();
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
         let make = if self.whole { whole } else { desired };
@@ -90,11 +94,11 @@ impl Wish {
 }
 
 fn any_wish() -> impl Strategy<Value = Wish> {
-    let scopes = proptest::sample::subsequence((0..SCOPES.len()).collect::<Vec<_>>(), 1..=2);
+    let prefixes = proptest::sample::subsequence((0..PREFIXES.len()).collect::<Vec<_>>(), 1..=2);
     let (suspended, keep_last) = (proptest::bool::weighted(0.15), proptest::bool::weighted(0.2));
-    (scopes, 0..3i64, any::<bool>(), suspended, keep_last, any::<bool>()).prop_map(
-        |(scopes, created, long_ttl, suspended, keep_last, whole)| Wish {
-            scopes,
+    (prefixes, 0..3i64, any::<bool>(), suspended, keep_last, any::<bool>()).prop_map(
+        |(prefixes, created, long_ttl, suspended, keep_last, whole)| Wish {
+            prefixes,
             created,
             long_ttl,
             suspended,
@@ -128,10 +132,10 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Retire),
         1 => Just(Event::Save),
         1 => Just(Event::Restore),
-        2 => (0..SCOPES.len()).prop_map(Event::Deny),
-        2 => (0..SCOPES.len()).prop_map(Event::Allow),
-        2 => (0..SCOPES.len()).prop_map(Event::Reject),
-        2 => (0..SCOPES.len()).prop_map(Event::Accept),
+        2 => (0..PREFIXES.len()).prop_map(Event::Deny),
+        2 => (0..PREFIXES.len()).prop_map(Event::Allow),
+        2 => (0..PREFIXES.len()).prop_map(Event::Reject),
+        2 => (0..PREFIXES.len()).prop_map(Event::Accept),
         1 => proptest::option::weighted(0.8, 0..6usize).prop_map(Event::Quota),
     ]
 }

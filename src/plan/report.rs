@@ -317,7 +317,7 @@ mod tests {
         };
         assert!(planner.take_changed_prefixes().is_some());
         planner.observe(Observation::Snapshot {
-            scope: Prefix::below("/s/"),
+            prefix: Prefix::below("/s/"),
             revision: 1,
             entries: held.iter().map(entry).collect(),
         });

@@ -196,7 +196,7 @@ impl Etcd {
                 self.state.keys.remove(key);
                 self.state.foreign.remove(key);
             }
-            if self.watched.iter().any(|scope| scope.contains(key)) {
+            if self.watched.iter().any(|prefix| prefix.contains(key)) {
                 let key = key.clone();
                 let change = Observation::Changed { key, held, revision };
                 if self.live {
@@ -212,10 +212,10 @@ impl Etcd {
     // ---- watch events ----
 
     pub(super) fn watch(&mut self, PrefixChanges { removed, added }: PrefixChanges) {
-        self.watched.retain(|scope| !removed.contains(scope));
+        self.watched.retain(|prefix| !removed.contains(prefix));
         let fresh: Vec<Prefix> = added
             .into_iter()
-            .filter(|scope| self.watched.insert(scope.clone()))
+            .filter(|prefix| self.watched.insert(prefix.clone()))
             .collect();
         if self.live && !fresh.is_empty() {
             self.show(fresh);
@@ -262,21 +262,21 @@ impl Etcd {
         }
     }
 
-    fn show(&mut self, scopes: Vec<Prefix>) {
+    fn show(&mut self, prefixes: Vec<Prefix>) {
         let revision = self.state.revision;
-        for scope in scopes {
-            let snapshot = self.snapshot(scope);
+        for prefix in prefixes {
+            let snapshot = self.snapshot(prefix);
             self.reported.push_back(snapshot);
         }
         self.reported.push_back(Observation::Complete { revision });
     }
 
-    /// The snapshot that a list of `scope` returns now.
-    pub(super) fn snapshot(&self, scope: Prefix) -> Observation {
-        let inside = self.state.keys.iter().filter(|(key, _)| scope.contains(key));
+    /// The snapshot that a list of `prefix` returns now.
+    pub(super) fn snapshot(&self, prefix: Prefix) -> Observation {
+        let inside = self.state.keys.iter().filter(|(key, _)| prefix.contains(key));
         let entries = inside.map(|(key, held)| (key.clone(), held.clone())).collect();
         Observation::Snapshot {
-            scope,
+            prefix,
             revision: self.state.revision,
             entries,
         }

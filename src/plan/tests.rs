@@ -73,8 +73,8 @@ impl Rig {
     }
 
     fn listen(&mut self) {
-        if let Some(scopes) = self.planner.take_changed_prefixes() {
-            self.etcd.watch(scopes);
+        if let Some(prefixes) = self.planner.take_changed_prefixes() {
+            self.etcd.watch(prefixes);
         }
         while let Some(observation) = self.etcd.deliver(0) {
             self.planner.observe(observation);

@@ -137,14 +137,14 @@ impl World {
             Event::Retire => self.retire(),
             Event::Save => self.saved = Some(Box::new(self.etcd.save())),
             Event::Restore => self.restore(),
-            Event::Deny(scope) => drop(self.denied.insert(scope)),
-            Event::Allow(scope) => {
-                self.denied.remove(&scope);
+            Event::Deny(prefix) => drop(self.denied.insert(prefix)),
+            Event::Allow(prefix) => {
+                self.denied.remove(&prefix);
                 self.probe();
             }
-            Event::Reject(scope) => drop(self.rejecting.insert(scope)),
-            Event::Accept(scope) => {
-                self.rejecting.remove(&scope);
+            Event::Reject(prefix) => drop(self.rejecting.insert(prefix)),
+            Event::Accept(prefix) => {
+                self.rejecting.remove(&prefix);
                 self.retry_rejected();
             }
             Event::Quota(keys) => self.set_quota(keys),
@@ -223,8 +223,8 @@ impl World {
         self.decide_removals();
         let is_granted = self.grant();
         let step = self.planner.next(&(), MAX_OPS);
-        if let Some(scopes) = self.planner.take_changed_prefixes() {
-            self.etcd.watch(scopes);
+        if let Some(prefixes) = self.planner.take_changed_prefixes() {
+            self.etcd.watch(prefixes);
         }
         let Some(step) = step else {
             return is_granted | self.grant();

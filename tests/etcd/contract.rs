@@ -137,9 +137,9 @@ impl View {
     async fn step(&mut self) -> bool {
         let next = timeout(SOON, self.observations.recv()).await;
         match next.expect("in time").expect("the mirror runs") {
-            Observation::Snapshot { scope, entries, .. } => {
-                self.snapshots.push(scope.as_str().to_owned());
-                self.content.retain(|key, _| !scope.contains(key));
+            Observation::Snapshot { prefix, entries, .. } => {
+                self.snapshots.push(prefix.as_str().to_owned());
+                self.content.retain(|key, _| !prefix.contains(key));
                 let entries = entries.into_iter().map(|(key, held)| (key, text(&held.value)));
                 self.content.extend(entries);
             }

@@ -177,7 +177,7 @@ async fn revoked_prefix_is_reported_when_the_view_is_rebuilt() {
     cluster.revoke_prefix(USER, "/z/").await.expect("revoked");
     cluster.member(0).kill().await.expect("killed");
     cluster.restart(0).await.expect("restarted");
-    view.until("the scope to be denied", |view| {
+    view.until("the prefix to be denied", |view| {
         view.milestones.contains("denied /z/ complete ")
     })
     .await;

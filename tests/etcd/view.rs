@@ -108,23 +108,23 @@ impl View {
     fn take(&mut self, observation: Observation) {
         match observation {
             Observation::Snapshot {
-                scope,
+                prefix,
                 revision,
                 entries,
             } => {
-                write!(self.milestones, "snapshot {} ", scope.as_str()).expect("a string");
-                self.content.retain(|key, _| !scope.contains(key));
+                write!(self.milestones, "snapshot {} ", prefix.as_str()).expect("a string");
+                self.content.retain(|key, _| !prefix.contains(key));
                 for (key, held) in entries {
-                    assert!(scope.contains(&key), "{key} is not in {scope:?}");
+                    assert!(prefix.contains(&key), "{key} is not in {prefix:?}");
                     let seen = self.seen.insert(key.clone(), held.mod_revision);
                     assert!(seen.is_none_or(|seen| seen <= held.mod_revision), "{key} went back");
                     self.content.insert(key, held);
                 }
-                let before = self.read_at.insert(scope, revision);
+                let before = self.read_at.insert(prefix, revision);
                 assert!(before.is_none_or(|before| before <= revision), "a snapshot went back");
             }
             Observation::Changed { key, held, revision } => {
-                let read_at = self.read_at.iter().filter(|(scope, _)| scope.contains(&key));
+                let read_at = self.read_at.iter().filter(|(prefix, _)| prefix.contains(&key));
                 let read_at = read_at.map(|(_, revision)| *revision).max();
                 assert!(read_at.expect("read before watched") < revision, "{key} is repeated");
                 let seen = self.seen.insert(key.clone(), revision);
@@ -150,9 +150,9 @@ impl View {
                 self.seen.clear();
                 self.milestones.push_str("restored ");
             }
-            Observation::Denied { scope } => {
-                self.content.retain(|key, _| !scope.contains(key));
-                write!(self.milestones, "denied {} ", scope.as_str()).expect("a string");
+            Observation::Denied { prefix } => {
+                self.content.retain(|key, _| !prefix.contains(key));
+                write!(self.milestones, "denied {} ", prefix.as_str()).expect("a string");
             }
             Observation::Interrupted => self.milestones.push_str("interrupted "),
         }

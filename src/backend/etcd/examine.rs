@@ -65,9 +65,9 @@ impl Connection {
     }
 
     /// Returns an error unless the user may write every possible key below the prefix.
-    pub async fn may_write_below(&self, scope: &Prefix) -> Result<()> {
-        let key = scope.as_str();
-        let all = DeleteOptions::new().with_range(end_of(scope));
+    pub async fn may_write_below(&self, prefix: &Prefix) -> Result<()> {
+        let key = prefix.as_str();
+        let all = DeleteOptions::new().with_range(end_of(prefix));
         self.may(key, vec![TxnOp::delete(key, Some(all))], vec![TxnOp::get(key, None)])
             .await
     }

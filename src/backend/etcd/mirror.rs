@@ -231,7 +231,7 @@ impl Mirror {
             self.denied.clear();
         }
         // A watch that continues may be of a prefix that is not wanted any more.
-        let continued = watches.positions().into_iter().map(|(scope, _)| scope);
+        let continued = watches.positions().into_iter().map(|(prefix, _)| prefix);
         self.changed = self.wanted.iter().cloned().chain(continued).collect();
         let is_listed = self.fill(&BTreeSet::new(), watches).await?;
         if is_resumed && !is_listed {
@@ -258,7 +258,7 @@ impl Mirror {
                 () = sleep_until(again_at.unwrap_or(not_before)), if again_at.is_some() => {
                     let now = Instant::now();
                     let due = self.denied.iter().filter(|(_, denied)| denied.again_at <= now);
-                    let tried: BTreeSet<Prefix> = due.map(|(scope, _)| scope.clone()).take(TRIED).collect();
+                    let tried: BTreeSet<Prefix> = due.map(|(prefix, _)| prefix.clone()).take(TRIED).collect();
                     self.fill(&tried, watches).await?;
                     not_before = Instant::now() + BETWEEN;
                 }
@@ -271,15 +271,15 @@ impl Mirror {
     fn take_changes(&mut self, next: PrefixChanges) {
         let mut next = Some(next);
         while let Some(PrefixChanges { removed, added }) = next {
-            for scope in removed {
-                self.wanted.remove(&scope);
-                self.listed.remove(&scope);
-                self.denied.remove(&scope);
-                self.changed.insert(scope);
+            for prefix in removed {
+                self.wanted.remove(&prefix);
+                self.listed.remove(&prefix);
+                self.denied.remove(&prefix);
+                self.changed.insert(prefix);
             }
-            for scope in added {
-                self.wanted.insert(scope.clone());
-                self.changed.insert(scope);
+            for prefix in added {
+                self.wanted.insert(prefix.clone());
+                self.changed.insert(prefix);
             }
             next = self.changes.try_recv().ok();
         }
@@ -289,17 +289,17 @@ impl Mirror {
     /// prefixes inside it. Two watches on one key would report each change twice, in no defined order. The prefixes of
     /// `tried` count as readable.
     fn roots(&self, changed: &BTreeSet<Prefix>, tried: &BTreeSet<Prefix>) -> Vec<Root> {
-        let readable = |scope: &&Prefix| tried.contains(*scope) || !self.denied.contains_key(*scope);
+        let readable = |prefix: &&Prefix| tried.contains(*prefix) || !self.denied.contains_key(*prefix);
         let mut roots: BTreeSet<&Prefix> = BTreeSet::new();
-        for scope in changed {
-            let mut around = prefixes_around(scope.as_str()).filter_map(|around| self.wanted.get(around));
+        for prefix in changed {
+            let mut around = prefixes_around(prefix.as_str()).filter_map(|around| self.wanted.get(around));
             if let Some(root) = around.find(readable) {
                 roots.insert(root);
                 continue;
             }
             let mut last: Option<&Prefix> = None;
             // In this order a prefix comes directly before all prefixes that it contains.
-            for inner in elements_below(&self.wanted, scope.as_str()).filter(readable) {
+            for inner in elements_below(&self.wanted, prefix.as_str()).filter(readable) {
                 if !last.is_some_and(|last| last.contains(inner.as_str())) {
                     roots.insert(inner);
                     last = Some(inner);
@@ -327,8 +327,9 @@ impl Mirror {
         let (mut tried, mut read) = (tried.clone(), None);
         loop {
             let roots = self.roots(&changed, &tried);
-            let is_fresh =
-                |(root, inside): &&Root| !watches.has(root) || inside.iter().any(|scope| !self.listed.contains(scope));
+            let is_fresh = |(root, inside): &&Root| {
+                !watches.has(root) || inside.iter().any(|prefix| !self.listed.contains(prefix))
+            };
             let mut fresh: Vec<Root> = roots.iter().filter(is_fresh).cloned().collect();
             // The essential prefix comes first: it must be readable, and the first list fixes the revision of the
             // others.
@@ -352,15 +353,15 @@ impl Mirror {
                 watches.add(root, from).await?;
             }
             let read_roots = roots.into_iter().filter(|(root, _)| !denied.contains(root));
-            for scope in changed.iter().filter(|scope| !self.wanted.contains(*scope)) {
-                watches.cancel(scope);
+            for prefix in changed.iter().filter(|prefix| !self.wanted.contains(*prefix)) {
+                watches.cancel(prefix);
             }
             for (root, inside) in read_roots {
-                for scope in inside {
-                    if scope != root {
-                        watches.cancel(&scope);
+                for prefix in inside {
+                    if prefix != root {
+                        watches.cancel(&prefix);
                     }
-                    self.listed.insert(scope);
+                    self.listed.insert(prefix);
                 }
             }
             if denied.is_empty() {
@@ -430,13 +431,13 @@ impl Mirror {
         let again_at = Instant::now() + jittered(backoff.next_pause());
         self.denied.insert(root.clone(), Denied { again_at, backoff });
         if known.is_none() {
-            let scope = root.as_str();
+            let prefix = root.as_str();
             tracing::warn!(
-                scope,
+                prefix,
                 message,
                 "etcd denies reading the prefix; its keys are left unchanged"
             );
-            self.send(Observation::Denied { scope: root }).await?;
+            self.send(Observation::Denied { prefix: root }).await?;
         }
         Ok(())
     }
@@ -449,24 +450,28 @@ impl Mirror {
         snapshot: Snapshot,
     ) -> std::result::Result<(), Closed> {
         self.shown = true;
-        for scope in &inside {
-            if self.denied.remove(scope).is_some() {
-                tracing::info!(scope = scope.as_str(), "etcd allows reading the prefix again");
+        for prefix in &inside {
+            if self.denied.remove(prefix).is_some() {
+                tracing::info!(prefix = prefix.as_str(), "etcd allows reading the prefix again");
             }
         }
         let Snapshot { revision, entries, .. } = snapshot;
         self.history.add(entries.iter().map(|(key, held)| (key, held)));
-        for scope in inside.iter().filter(|scope| *scope != root) {
-            let part: Vec<(Key, KeyValue)> = entries.iter().filter(|(key, _)| scope.contains(key)).cloned().collect();
+        for prefix in inside.iter().filter(|prefix| *prefix != root) {
+            let part: Vec<(Key, KeyValue)> = entries
+                .iter()
+                .filter(|(key, _)| prefix.contains(key))
+                .cloned()
+                .collect();
             self.send(Observation::Snapshot {
-                scope: scope.clone(),
+                prefix: prefix.clone(),
                 revision,
                 entries: part,
             })
             .await?;
         }
         self.send(Observation::Snapshot {
-            scope: root.clone(),
+            prefix: root.clone(),
             revision,
             entries,
         })

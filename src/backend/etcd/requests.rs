@@ -106,8 +106,8 @@ fn listed(mut kv: PbKeyValue) -> Option<(Key, KeyValue)> {
 }
 
 /// Returns the first key after all keys of the prefix.
-pub(super) fn end_of(scope: &Prefix) -> Vec<u8> {
-    let mut end = scope.as_str().as_bytes().to_vec();
+pub(super) fn end_of(prefix: &Prefix) -> Vec<u8> {
+    let mut end = prefix.as_str().as_bytes().to_vec();
     *end.last_mut().expect("a prefix ends with '/'") += 1;
     end
 }
@@ -130,9 +130,9 @@ impl Connection {
     }
 
     /// Lists the prefix at revision `at`, or at the newest revision. All pages are read at one revision.
-    pub async fn range(&self, scope: &Prefix, at: Option<Revision>) -> Result<Snapshot> {
-        let end = end_of(scope);
-        let mut from = scope.as_str().as_bytes().to_vec();
+    pub async fn range(&self, prefix: &Prefix, at: Option<Revision>) -> Result<Snapshot> {
+        let end = end_of(prefix);
+        let mut from = prefix.as_str().as_bytes().to_vec();
         let mut pin = at;
         let (mut page, mut most) = (FIRST_PAGE, PAGE);
         let mut entries = Vec::new();

@@ -31,13 +31,13 @@ pub(super) struct Message {
 
 /// An active watch.
 struct Watch {
-    scope: Prefix,
+    prefix: Prefix,
     /// The first revision whose changes have not been returned completely.
     from: Revision,
 }
 
 enum Command {
-    Create { id: i64, scope: Prefix, from: Revision },
+    Create { id: i64, prefix: Prefix, from: Revision },
     Cancel { id: i64 },
 }
 
@@ -89,46 +89,46 @@ impl Watches {
         }
     }
 
-    pub(super) fn has(&self, scope: &Prefix) -> bool {
-        self.ids.contains_key(scope)
+    pub(super) fn has(&self, prefix: &Prefix) -> bool {
+        self.ids.contains_key(prefix)
     }
 
-    /// Watches `scope` from revision `from` on. Replaces an earlier watch of the same prefix.
-    pub(super) async fn add(&mut self, scope: Prefix, from: Revision) -> Result<()> {
-        self.cancel(&scope);
+    /// Watches `prefix` from revision `from` on. Replaces an earlier watch of the same prefix.
+    pub(super) async fn add(&mut self, prefix: Prefix, from: Revision) -> Result<()> {
+        self.cancel(&prefix);
         self.last_id += 1;
         let id = self.last_id;
         if self.stream.is_none() {
-            self.stream = Some(self.open(id, &scope, from).await?);
+            self.stream = Some(self.open(id, &prefix, from).await?);
             self.last_received = Instant::now();
         } else {
-            let scope = scope.clone();
-            self.commands.push_back(Command::Create { id, scope, from });
+            let prefix = prefix.clone();
+            self.commands.push_back(Command::Create { id, prefix, from });
         }
         let watch = Watch {
-            scope: scope.clone(),
+            prefix: prefix.clone(),
             from,
         };
         self.active.insert(id, watch);
-        self.ids.insert(scope, id);
+        self.ids.insert(prefix, id);
         Ok(())
     }
 
     /// The watched prefixes, each with the revision from which another stream continues.
     pub(super) fn positions(&self) -> Vec<(Prefix, Revision)> {
         let watches = self.active.values();
-        watches.map(|watch| (watch.scope.clone(), watch.from)).collect()
+        watches.map(|watch| (watch.prefix.clone(), watch.from)).collect()
     }
 
-    /// Cancels the watch of `scope`, if there is one.
-    pub(super) fn cancel(&mut self, scope: &Prefix) {
-        if let Some(id) = self.ids.remove(scope) {
+    /// Cancels the watch of `prefix`, if there is one.
+    pub(super) fn cancel(&mut self, prefix: &Prefix) {
+        if let Some(id) = self.ids.remove(prefix) {
             self.active.remove(&id);
             self.commands.push_back(Command::Cancel { id });
         }
     }
 
-    async fn open(&self, id: i64, scope: &Prefix, from: Revision) -> Result<Open> {
+    async fn open(&self, id: i64, prefix: &Prefix, from: Revision) -> Result<Open> {
         let (index, endpoint) = self.connection.endpoint(0);
         let kind = Call {
             name: "watch",
@@ -138,8 +138,8 @@ impl Watches {
         };
         let open = |endpoint: &Endpoint| {
             let mut client = endpoint.watch.clone();
-            let options = options(id, scope, from);
-            async move { client.watch(scope.as_str(), Some(options)).await }
+            let options = options(id, prefix, from);
+            async move { client.watch(prefix.as_str(), Some(options)).await }
         };
         let opened = self
             .connection
@@ -293,9 +293,9 @@ fn refusal(answer: &WatchResponse) -> Error {
     }
 }
 
-fn options(id: i64, scope: &Prefix, from: Revision) -> WatchOptions {
+fn options(id: i64, prefix: &Prefix, from: Revision) -> WatchOptions {
     WatchOptions::new()
-        .with_range(end_of(scope))
+        .with_range(end_of(prefix))
         .with_start_revision(from)
         .with_watch_id(id)
         .with_fragment()
@@ -303,7 +303,7 @@ fn options(id: i64, scope: &Prefix, from: Revision) -> WatchOptions {
 
 async fn send(sender: &mut WatchRequestSender, command: &Command) -> std::result::Result<(), etcd_client::Error> {
     match command {
-        Command::Create { id, scope, from } => sender.watch(scope.as_str(), Some(options(*id, scope, *from))).await,
+        Command::Create { id, prefix, from } => sender.watch(prefix.as_str(), Some(options(*id, prefix, *from))).await,
         Command::Cancel { id } => sender.cancel(*id).await,
     }
 }

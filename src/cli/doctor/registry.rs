@@ -96,7 +96,7 @@ async fn prefixes(listing: &Listing, registry: &Registry, its: &[&ServiceRegistr
         // A registration that cannot be carried out reports this in its own conditions.
         let _ = preview.register(registration);
     }
-    let data = preview.scopes().into_iter().map(|scope| scope.as_str().to_owned());
+    let data = preview.prefixes().into_iter().map(|prefix| prefix.as_str().to_owned());
     data.filter(|prefix| !prefix.starts_with(&registry.spec.etcd.meta_prefix))
         .collect()
 }

@@ -274,13 +274,13 @@ async fn cluster_state<'a>(
 async fn read(preview: &mut Preview, access: &Access) -> crate::backend::etcd::Result<()> {
     let connection = Connection::new(access, Timeouts::default(), Calls::default()).await?;
     let mut revision = None;
-    for scope in preview.scopes() {
-        let snapshot = match connection.range(&scope, revision).await {
+    for prefix in preview.prefixes() {
+        let snapshot = match connection.range(&prefix, revision).await {
             Ok(snapshot) => snapshot,
             Err(error) => return Err(connection.explain(error).await),
         };
         revision = Some(snapshot.revision);
-        preview.observe(scope, snapshot.revision, snapshot.entries);
+        preview.observe(prefix, snapshot.revision, snapshot.entries);
     }
     Ok(())
 }

@@ -75,8 +75,8 @@ async fn in_registry(name: &str, manifests: &Manifests, cluster: ClusterState) -
         };
         references.push(preview.register(registration).map_err(refused)?);
     }
-    for scope in preview.scopes() {
-        preview.observe(scope, 1, Vec::new());
+    for prefix in preview.prefixes() {
+        preview.observe(prefix, 1, Vec::new());
     }
     Ok(preview.outcomes(&references).await)
 }

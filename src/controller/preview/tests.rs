@@ -67,10 +67,10 @@ fn observe(preview: &mut Preview, ours: &[(&str, &str)], foreign: &[(&str, &str)
             .iter()
             .map(|(key, value)| (Key::from(*key), held(value.as_bytes(), 0))),
     );
-    for scope in preview.scopes() {
-        let inside = all.iter().filter(|(key, _)| scope.contains(key));
+    for prefix in preview.prefixes() {
+        let inside = all.iter().filter(|(key, _)| prefix.contains(key));
         let entries = inside.map(|(key, held)| (key.clone(), held.clone())).collect();
-        preview.observe(scope, 5, entries);
+        preview.observe(prefix, 5, entries);
     }
 }
 

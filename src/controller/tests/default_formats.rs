@@ -31,7 +31,7 @@ impl Rig {
         let bindings = compiled.map(|compiled| compiled.bindings).unwrap_or_default();
         bindings
             .iter()
-            .map(|binding| binding.format.scope().as_str().to_owned())
+            .map(|binding| binding.format.prefix().as_str().to_owned())
             .collect()
     }
 }
@@ -53,7 +53,7 @@ async fn registration_without_formats_follows_its_registry_defaults() {
     let previous = compiled
         .previous
         .expect("the records of the former default stay until the new ones are there");
-    assert_eq!(previous.bindings[0].format.scope().as_str(), "/services/shop/orders/");
+    assert_eq!(previous.bindings[0].format.prefix().as_str(), "/services/shop/orders/");
     // Without a default there is nothing to write; what is in force stays.
     rig.registry_with(3, Value::Null);
     assert_eq!(rig.locations(), ["shop/orders/"]);

@@ -98,7 +98,7 @@ impl Rig {
         let spec = self.spec(name);
         let previous = spec.previous.iter().flat_map(|previous| &previous.bindings);
         previous
-            .map(|binding| binding.format.scope().as_str().to_owned())
+            .map(|binding| binding.format.prefix().as_str().to_owned())
             .collect()
     }
 }
@@ -234,12 +234,12 @@ async fn new_leader_applies_last_valid_spec_when_newest_is_invalid() {
     );
     next.lists_complete();
     let spec = next.spec("old");
-    let scopes: Vec<&str> = spec
+    let prefixes: Vec<&str> = spec
         .bindings
         .iter()
-        .map(|binding| binding.format.scope().as_str())
+        .map(|binding| binding.format.prefix().as_str())
         .collect();
-    assert_eq!(scopes, ["/services/shop/old/"]);
+    assert_eq!(prefixes, ["/services/shop/old/"]);
     let cache = next.cache();
     let entry = &cache.entries[&RegistrationRef::new("shop", "old")];
     assert_eq!(entry.refusal(), Some("InvalidSpec"));
@@ -275,22 +275,22 @@ async fn a_place_taken_back_by_the_rules_is_not_kept() {
         }
         .event(),
     );
-    let scopes = |rig: &Rig| {
+    let prefixes = |rig: &Rig| {
         let spec = decode(json!({"etcd": {"endpoints": ["http://127.0.0.1:1"]}}));
         let settings = rig.spec("old").settings(&spec);
         settings
             .prefixes
             .iter()
-            .map(|scope| scope.as_str().to_owned())
+            .map(|prefix| prefix.as_str().to_owned())
             .collect::<Vec<_>>()
     };
     assert_eq!(
-        scopes(&rig),
+        prefixes(&rig),
         ["/services/shop/old/"],
         "access rules deny the new prefix"
     );
     rig.take(rules(2, &["/other"]));
-    assert_eq!(scopes(&rig), [""; 0], "access rules deny the old prefix, too");
+    assert_eq!(prefixes(&rig), [""; 0], "access rules deny the old prefix, too");
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ const NAMED: usize = 5;
 /// The candidates that have a record in etcd.
 #[derive(Debug)]
 pub(super) struct Candidates {
-    scope: Prefix,
+    prefix: Prefix,
     /// The prefix of all bookkeeping keys.
     meta: Prefix,
     /// The namespaces that this replica watches; empty if it watches all.
@@ -33,9 +33,9 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    pub fn new(meta: Prefix, scope: Prefix, namespaces: BTreeSet<Arc<str>>) -> Self {
+    pub fn new(meta: Prefix, prefix: Prefix, namespaces: BTreeSet<Arc<str>>) -> Self {
         Self {
-            scope,
+            prefix,
             meta,
             namespaces,
             records: BTreeMap::new(),
@@ -46,14 +46,14 @@ impl Candidates {
     pub fn observe(&mut self, observation: &Observation) -> bool {
         let read = |key: &Key, held: &KeyValue| Some((key.clone(), CandidateRecord::read(held)?));
         match observation {
-            Observation::Changed { key, held, .. } if self.scope.contains(key) => {
+            Observation::Changed { key, held, .. } if self.prefix.contains(key) => {
                 match held.as_ref().and_then(|held| read(key, held)) {
                     Some((key, record)) => self.records.insert(key, record.clone()) != Some(record),
                     None => self.records.remove(key).is_some(),
                 }
             }
-            Observation::Snapshot { scope, entries, .. } if *scope == self.meta => {
-                let within = entries.iter().filter(|(key, _)| self.scope.contains(key));
+            Observation::Snapshot { prefix, entries, .. } if *prefix == self.meta => {
+                let within = entries.iter().filter(|(key, _)| self.prefix.contains(key));
                 let records = within.filter_map(|(key, held)| read(key, held)).collect();
                 let changed = self.records != records;
                 self.records = records;
@@ -319,7 +319,7 @@ mod tests {
         let (meta, mut candidates) = candidates();
         let (a, b) = (record("a", true), record("b", false));
         let snapshot = Observation::Snapshot {
-            scope: meta.prefix().clone(),
+            prefix: meta.prefix().clone(),
             revision: 1,
             entries: vec![(meta.candidate("a"), held(&a)), (meta.leader(), held(&b))],
         };

@@ -102,8 +102,8 @@ pub fn announce(
         }
     }
     match (report.denied.first(), &announced.denied) {
-        (Some((scope, _)), None) => {
-            let occurrence = announced.denied.insert(scope.as_str().to_owned()).clone();
+        (Some((prefix, _)), None) => {
+            let occurrence = announced.denied.insert(prefix.as_str().to_owned()).clone();
             let reason = Reason::PermissionDenied.as_str();
             publish(true, reason, message(ConditionType::Synced), occurrence);
         }

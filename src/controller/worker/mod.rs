@@ -208,7 +208,7 @@ struct Channels {
     /// From the election.
     leadership: watch::Receiver<Leadership>,
     /// To the mirror: the prefixes to watch.
-    scopes: mpsc::UnboundedSender<PrefixChanges>,
+    prefixes: mpsc::UnboundedSender<PrefixChanges>,
     /// To the renewal task: the leases to renew.
     renewals: watch::Sender<Leases>,
     /// From the renewal task: when the first lease expires. In the past while this replica has not yet renewed one of
@@ -225,7 +225,7 @@ impl Channels {
             commands,
             leader,
             leadership: watch::channel(Leadership::Seeking).1,
-            scopes: mpsc::unbounded_channel().0,
+            prefixes: mpsc::unbounded_channel().0,
             renewals: watch::Sender::default(),
             ends: watch::channel(None).1,
             candidacy: watch::Sender::default(),
@@ -392,7 +392,7 @@ impl<B: Backend> RegistryWorker<B> {
             && let Some(changes) = self.planner.take_changed_prefixes()
         {
             // The mirror ends only with the process or with this worker.
-            let _ = self.lines.scopes.send(changes);
+            let _ = self.lines.prefixes.send(changes);
         }
         self.ask_for_lease_groups(now);
         self.probe(now);

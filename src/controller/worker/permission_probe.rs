@@ -15,7 +15,7 @@ pub(super) const QUESTIONS: usize = 8;
 #[derive(Debug, Default)]
 pub struct Found {
     /// Prefixes, each with a key that may not be written.
-    pub(super) scopes: Vec<(Prefix, Key)>,
+    pub(super) prefixes: Vec<(Prefix, Key)>,
     pub(super) leases: Vec<LeaseId>,
 }
 
@@ -26,11 +26,11 @@ pub(super) async fn find(
     candidates: Vec<ProbeCandidate>,
     leases: Vec<(LeaseId, Key)>,
 ) -> Result<Found> {
-    let scopes = stream::iter(candidates).map(|ProbeCandidate { prefix, keys }| async move {
+    let prefixes = stream::iter(candidates).map(|ProbeCandidate { prefix, keys }| async move {
         let key = denied_key(backend, keys).await?;
         Ok::<_, crate::backend::Error>(key.map(|key| (prefix, key)))
     });
-    let scopes: Vec<_> = scopes.buffer_unordered(QUESTIONS).try_collect().await?;
+    let prefixes: Vec<_> = prefixes.buffer_unordered(QUESTIONS).try_collect().await?;
     // If our own bookkeeping may not be written, no lease is to blame.
     let bookkeeping = leases.first().map(|(_, key)| key.clone());
     if let Some(key) = bookkeeping
@@ -44,7 +44,7 @@ pub(super) async fn find(
     });
     let leases: Vec<_> = leases.buffer_unordered(QUESTIONS).try_collect().await?;
     Ok(Found {
-        scopes: scopes.into_iter().flatten().collect(),
+        prefixes: prefixes.into_iter().flatten().collect(),
         leases: leases.into_iter().flatten().collect(),
     })
 }
@@ -63,18 +63,18 @@ async fn denied_key(backend: &impl Backend, mut keys: Vec<Key>) -> Result<Option
     Ok(keys.pop())
 }
 
-/// Returns the lease groups of `scopes`: for each, the widest enclosing prefix that may be written as a whole, or itself.
-pub(super) async fn lease_groups(backend: &impl Backend, scopes: BTreeSet<Prefix>) -> Result<LeaseGroups> {
+/// Returns the lease groups of `prefixes`: for each, the widest enclosing prefix that may be written as a whole, or itself.
+pub(super) async fn lease_groups(backend: &impl Backend, prefixes: BTreeSet<Prefix>) -> Result<LeaseGroups> {
     if backend.is_open_to_all() {
         return Ok(LeaseGroups::everything());
     }
     let (mut known, mut denied) = (LeaseGroups::default(), BTreeSet::new());
-    for scope in scopes {
-        if known.of(scope.as_str()).is_some() {
+    for prefix in prefixes {
+        if known.of(prefix.as_str()).is_some() {
             continue;
         }
-        let mut widest = scope.clone();
-        for folder in prefixes_around(scope.as_str()).map(Prefix::below) {
+        let mut widest = prefix.clone();
+        for folder in prefixes_around(prefix.as_str()).map(Prefix::below) {
             if denied.contains(&folder) {
                 continue;
             }

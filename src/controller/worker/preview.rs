@@ -44,16 +44,16 @@ impl PreviewWorker {
         changes.added.into_iter().chain([records]).collect()
     }
 
-    /// Puts the content of `scope` into the store. The records of the present replicas are left out: the preview asks what
+    /// Puts the content of `prefix` into the store. The records of the present replicas are left out: the preview asks what
     /// a leader would do that has observed everything.
-    pub fn observe(&mut self, scope: Prefix, revision: Revision, mut entries: Vec<(Key, KeyValue)>) {
+    pub fn observe(&mut self, prefix: Prefix, revision: Revision, mut entries: Vec<(Key, KeyValue)>) {
         let planner = &self.0.planner;
         let (meta, checkpoints) = (planner.meta(), planner.checkpoints());
         let (leader, candidates) = (meta.leader(), meta.candidates());
         entries.retain(|(key, _)| *key != leader && !candidates.contains(key) && !checkpoints.contains(key));
         self.0.backend.fill(revision, &entries);
         self.0.observe(Observation::Snapshot {
-            scope,
+            prefix,
             revision,
             entries,
         });

@@ -178,16 +178,16 @@ impl<B: Backend> RegistryWorker<B> {
             tracing::debug!(registry = %self.name, %error, "permission probe failed");
             Found::default()
         });
-        let (mut is_new, is_found) = (false, !found.scopes.is_empty() || !found.leases.is_empty());
-        for (scope, key) in found.scopes {
-            if self.rights.deny(Thing::Prefix(scope.clone()), now) {
+        let (mut is_new, is_found) = (false, !found.prefixes.is_empty() || !found.leases.is_empty());
+        for (prefix, key) in found.prefixes {
+            if self.rights.deny(Thing::Prefix(prefix.clone()), now) {
                 is_new = true;
                 tracing::warn!(
-                    registry = %self.name, scope = scope.as_str(), %key,
+                    registry = %self.name, prefix = prefix.as_str(), %key,
                     "etcd denies writing below this prefix; its keys stay as they are"
                 );
             }
-            self.planner.writing_denied(&scope, &key);
+            self.planner.writing_denied(&prefix, &key);
         }
         for lease in found.leases {
             if self.rights.deny(Thing::Lease(lease), now) {
@@ -230,12 +230,12 @@ impl<B: Backend> RegistryWorker<B> {
         let keys: BTreeMap<Prefix, Key> = self
             .planner
             .unwritable()
-            .map(|(scope, key)| (scope.clone(), key.clone()))
+            .map(|(prefix, key)| (prefix.clone(), key.clone()))
             .collect();
         let asked: Vec<(Thing, Key, Option<LeaseId>)> = due
             .into_iter()
             .filter_map(|(_, thing)| match &thing {
-                Thing::Prefix(scope) => keys.get(scope).cloned().map(|key| (thing, key, None)),
+                Thing::Prefix(prefix) => keys.get(prefix).cloned().map(|key| (thing, key, None)),
                 Thing::Lease(lease) => {
                     let (key, lease) = (self.planner.record_key(*lease), *lease);
                     Some((thing, key, Some(lease)))
@@ -262,10 +262,10 @@ impl<B: Backend> RegistryWorker<B> {
     /// Drops what the planner no longer counts as denied: prefixes that no registration uses any more, and leases that
     /// are gone.
     fn forget_denied(&mut self) {
-        let scopes: BTreeSet<Prefix> = self.planner.unwritable().map(|(scope, _)| scope.clone()).collect();
+        let prefixes: BTreeSet<Prefix> = self.planner.unwritable().map(|(prefix, _)| prefix.clone()).collect();
         let leases: BTreeSet<LeaseId> = self.planner.leases().denied().collect();
         self.rights.denied.retain(|thing, _| match thing {
-            Thing::Prefix(scope) => scopes.contains(scope),
+            Thing::Prefix(prefix) => prefixes.contains(prefix),
             Thing::Lease(lease) => leases.contains(lease),
         });
     }
@@ -277,10 +277,10 @@ impl<B: Backend> RegistryWorker<B> {
         self.rights.not_before = now + BETWEEN;
         for (thing, allowed) in probed {
             match (thing, allowed) {
-                (Thing::Prefix(scope), Some(true)) => {
-                    tracing::info!(registry = %self.name, scope = scope.as_str(), "etcd allows writing here again");
-                    self.planner.writing_allowed(&scope);
-                    self.rights.denied.remove(&Thing::Prefix(scope));
+                (Thing::Prefix(prefix), Some(true)) => {
+                    tracing::info!(registry = %self.name, prefix = prefix.as_str(), "etcd allows writing here again");
+                    self.planner.writing_allowed(&prefix);
+                    self.rights.denied.remove(&Thing::Prefix(prefix));
                     self.orphans.is_due();
                 }
                 (Thing::Lease(lease), Some(true)) => {
@@ -301,18 +301,18 @@ impl<B: Backend> RegistryWorker<B> {
             return;
         };
         let about_all = std::mem::take(&mut grants.are_stale);
-        let scopes = if about_all {
+        let prefixes = if about_all {
             self.planner.data_prefixes()
         } else {
             self.planner.prefixes_without_lease_group().clone()
         };
-        if scopes.is_empty() {
+        if prefixes.is_empty() {
             return;
         }
         grants.asking = true;
         let backend = self.backend.clone();
         self.tasks.spawn(async move {
-            let groups = lease_groups(&backend, scopes).await;
+            let groups = lease_groups(&backend, prefixes).await;
             super::Done::LeaseGroups { about_all, groups }
         });
     }
@@ -337,9 +337,9 @@ impl<B: Backend> RegistryWorker<B> {
 
     /// Describes what etcd denies. None if it denies nothing.
     pub(super) fn denied_words(&self) -> Option<String> {
-        let denied = self.planner.denied().map(|(scope, right)| match right {
-            Right::Read => format!("reading below {}", scope.as_str()),
-            Right::Write => format!("writing below {}", scope.as_str()),
+        let denied = self.planner.denied().map(|(prefix, right)| match right {
+            Right::Read => format!("reading below {}", prefix.as_str()),
+            Right::Write => format!("writing below {}", prefix.as_str()),
         });
         Some(listed(denied, NAMED, "and")).filter(|words| !words.is_empty())
     }

@@ -36,9 +36,9 @@ pub async fn serve<B: Backend>(new: NewWorker, backend: Result<B, Trouble>) -> R
     };
     let meta = MetaKeys::of_registry(&spec.etcd.meta_prefix, &context.cluster_id, &name);
     let leader_key = meta.leader();
-    let (scopes, wanted) = mpsc::unbounded_channel();
+    let (prefixes, wanted) = mpsc::unbounded_channel();
     // The mirror reads our bookkeeping at once: it contains the leases to renew.
-    let _ = scopes.send(PrefixChanges::add([meta.prefix().clone()]));
+    let _ = prefixes.send(PrefixChanges::add([meta.prefix().clone()]));
     let renewals = watch::Sender::new(Leases::default());
     let (leads, leadership) = watch::channel(Leadership::Seeking);
     let (sees, mut observations) = mpsc::channel(OBSERVATIONS);
@@ -74,7 +74,7 @@ pub async fn serve<B: Backend>(new: NewWorker, backend: Result<B, Trouble>) -> R
         commands,
         leader: new.leader,
         leadership,
-        scopes,
+        prefixes,
         renewals,
         ends,
         candidacy: stands,

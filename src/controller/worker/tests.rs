@@ -68,10 +68,10 @@ impl Rig {
         let opened = etcd::Connection::new(&access, context.timeouts, context.metrics.calls.clone());
         let connection = Box::pin(opened).await;
         let (leads, leadership) = watch::channel(Leadership::Seeking);
-        let (scopes, wanted) = mpsc::unbounded_channel();
+        let (prefixes, wanted) = mpsc::unbounded_channel();
         let lines = Channels {
             leadership,
-            scopes,
+            prefixes,
             ..Channels::closed(mpsc::unbounded_channel().1, crate::model::LeaderFlag::default())
         };
         let planner = Planner::new(MetaKeys::new("/leasehold/", "c1"), 256);

@@ -7,9 +7,9 @@ use minijinja::Value;
 
 use crate::model::{Endpoint, Host, Prefix};
 
-/// Returns the facts of `endpoint` below `scope`. `id` distinguishes the endpoint from the others of the service. An
+/// Returns the facts of `endpoint` below `prefix`. `id` distinguishes the endpoint from the others of the service. An
 /// unknown fact is `none`, so that a misspelt name, which is undefined, still gives an error.
-pub fn context(endpoint: &Endpoint, id: &str, scope: &Prefix) -> Value {
+pub fn context(endpoint: &Endpoint, id: &str, prefix: &Prefix) -> Value {
     let Endpoint {
         namespace,
         service,
@@ -30,7 +30,7 @@ pub fn context(endpoint: &Endpoint, id: &str, scope: &Prefix) -> Value {
         .iter()
         .map(|(name, value)| (name.clone(), Value::from(value)))
         .collect();
-    let prefix = scope.as_str();
+    let prefix = prefix.as_str();
     let facts: BTreeMap<&str, Value> = BTreeMap::from([
         ("prefix", Value::from(prefix.strip_suffix('/').unwrap_or(prefix))),
         ("id", Value::from(id)),

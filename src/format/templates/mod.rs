@@ -61,14 +61,14 @@ impl Templates {
         &self.preview
     }
 
-    /// Returns the records of `endpoint` below `scope`. `id` distinguishes the endpoint from the others of the service.
-    pub fn print(&self, endpoint: &Endpoint, id: &str, scope: &Prefix) -> Result<Vec<Record>, TemplateError> {
-        let context = context(endpoint, id, scope);
+    /// Returns the records of `endpoint` below `prefix`. `id` distinguishes the endpoint from the others of the service.
+    pub fn print(&self, endpoint: &Endpoint, id: &str, prefix: &Prefix) -> Result<Vec<Record>, TemplateError> {
+        let context = context(endpoint, id, prefix);
         let mut records: Vec<Record> = Vec::with_capacity(self.spec.records.len());
         for record in 0..self.spec.records.len() {
             let place = |part| TemplateLocation::new(&self.spec, record, part);
             let key = self.engine.print(&place(Part::Key), &context)?;
-            check_key(&key, scope).map_err(|wrong| wrong(place(Part::Key), &key))?;
+            check_key(&key, prefix).map_err(|wrong| wrong(place(Part::Key), &key))?;
             if let Some(first) = records.iter().position(|earlier| *earlier.key == *key) {
                 return Err(TemplateError::SharedKey {
                     first: TemplateLocation::new(&self.spec, first, Part::Key),
@@ -88,10 +88,10 @@ impl Templates {
     }
 }
 
-/// Checks that a key is below `scope` and that consumers can read it. The error is a function that makes the
+/// Checks that a key is below `prefix` and that consumers can read it. The error is a function that makes the
 /// [`TemplateError`].
-fn check_key(key: &str, scope: &Prefix) -> Result<(), impl FnOnce(TemplateLocation, &str) -> TemplateError + use<>> {
-    let prefix = scope.as_str().to_owned();
+fn check_key(key: &str, prefix: &Prefix) -> Result<(), impl FnOnce(TemplateLocation, &str) -> TemplateError + use<>> {
+    let prefix = prefix.as_str().to_owned();
     let rest = key.strip_prefix(&*prefix);
     let problem = match rest {
         None => None,

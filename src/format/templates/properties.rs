@@ -36,11 +36,11 @@ fn all_in_the_key() -> Templates {
 proptest! {
     #[test]
     fn json_reads_back_as_it_was_and_keys_stay_below_their_prefix(endpoint in endpoints()) {
-        let scope = Prefix::below("/s/orders");
-        let records = all_facts().print(&endpoint, &endpoint.pod, &scope);
+        let prefix = Prefix::below("/s/orders");
+        let records = all_facts().print(&endpoint, &endpoint.pod, &prefix);
         let records = records.map_err(|error| TestCaseError::fail(error.to_string()))?;
         for record in &records {
-            prop_assert!(scope.contains(&record.key));
+            prop_assert!(prefix.contains(&record.key));
         }
         let first: serde_json::Value = serde_json::from_slice(&records[0].value).expect("JSON");
         prop_assert_eq!(first["address"].as_str().map(str::to_owned), Some(endpoint.address.to_string()));
@@ -55,12 +55,12 @@ proptest! {
 
     #[test]
     fn a_key_of_any_text_is_either_refused_or_below_its_prefix(endpoint in endpoints()) {
-        let scope = Prefix::below("/s/orders");
-        match all_in_the_key().print(&endpoint, &endpoint.pod, &scope) {
+        let prefix = Prefix::below("/s/orders");
+        match all_in_the_key().print(&endpoint, &endpoint.pod, &prefix) {
             Err(error) => prop_assert!(matches!(error, TemplateError::Key { .. }), "{error}"),
             Ok(records) => {
                 let key = &records[0].key;
-                prop_assert!(scope.contains(key) && !key.contains("//") && !key.contains("/../"));
+                prop_assert!(prefix.contains(key) && !key.contains("//") && !key.contains("/../"));
                 prop_assert!(!key.chars().any(|c| c.is_whitespace() || c.is_control()));
             }
         }

@@ -21,9 +21,9 @@ const UNKNOWN_PORT: u16 = 30_000;
 
 /// Returns the records of the sample endpoint. Fails if another possible endpoint has one of its keys.
 pub fn preview(templates: &Templates) -> Result<Vec<RecordPreview>, TemplateError> {
-    let scope = Prefix::below(PREFIX);
+    let prefix = Prefix::below(PREFIX);
     let sample = sample(&templates.spec);
-    let print = |endpoint: &Endpoint| templates.print(endpoint, &endpoint.pod, &scope);
+    let print = |endpoint: &Endpoint| templates.print(endpoint, &endpoint.pod, &prefix);
     let records = print(&sample)?;
     for other in others(&sample) {
         if let Some(key) = shared(&records, &print(&other)?) {
@@ -51,7 +51,7 @@ pub fn preview(templates: &Templates) -> Result<Vec<RecordPreview>, TemplateErro
 pub fn shared_by_ports(
     templates: &Templates,
     ports: &[&ServicePort<'_>],
-    scope: &Prefix,
+    prefix: &Prefix,
 ) -> Option<(String, String, String)> {
     let sample = sample(&templates.spec);
     let records_of = |(at, port): (usize, &&ServicePort<'_>)| {
@@ -65,7 +65,7 @@ pub fn shared_by_ports(
         let id = format!("{}:{}", endpoint.pod, endpoint.port_name);
         // A template that fails for the sample may work for the pods. If it fails for them, too, each refused endpoint
         // reports that.
-        templates.print(&endpoint, &id, scope).ok()
+        templates.print(&endpoint, &id, prefix).ok()
     };
     let records: Vec<Option<Vec<Record>>> = ports.iter().enumerate().map(records_of).collect();
     for (i, first) in records.iter().enumerate() {

@@ -228,7 +228,7 @@ impl Operator {
             ttl: wish.ttl,
             suspended: wish.suspended,
             keep_last: false,
-            prefixes: bindings.iter().map(|binding| binding.format.scope().clone()).collect(),
+            prefixes: bindings.iter().map(|binding| binding.format.prefix().clone()).collect(),
         };
         self.planner.set_settings(&reference, settings);
         self.bindings.insert(reference.clone(), bindings);
@@ -329,8 +329,8 @@ impl Operator {
                 break step;
             }
         };
-        if let Some(scopes) = self.planner.take_changed_prefixes() {
-            etcd.watch(scopes);
+        if let Some(prefixes) = self.planner.take_changed_prefixes() {
+            etcd.watch(prefixes);
         }
         let Some(step) = step else {
             return is_granted | self.grant(etcd) | event.is_some();

@@ -149,9 +149,9 @@ fn the_most_generous_rule_says_how_many_keys() {
 #[test]
 fn a_scope_is_refused_when_no_key_in_it_can_be_allowed() {
     let pass = pass(&[rule("shops", &["/services/shop", "/services/other/x"])]);
-    let check = |prefix: &str| pass.check_scope(&Prefix::below(prefix)).is_ok();
+    let check = |prefix: &str| pass.check_prefix(&Prefix::below(prefix)).is_ok();
     assert!(check("/services/shop") && check("/services/shop/orders"));
     assert!(check("/services/other"), "a key below x may be");
     assert!(!check("/services/shop-evil") && !check("/services/others") && !check("/services/shop/.."));
-    assert!(reported(pass.check_scope(&Prefix::below("/b"))).contains("write /b:"));
+    assert!(reported(pass.check_prefix(&Prefix::below("/b"))).contains("write /b:"));
 }

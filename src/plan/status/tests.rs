@@ -59,12 +59,12 @@ fn report(ready: usize, endpoints: &[EndpointAddress]) -> Report<'_> {
 
 #[test]
 fn permission_denied_precedes_pending_writes_and_says_how_to_grant() {
-    let scope = |prefix: &str| crate::model::Prefix::below(prefix);
+    let prefix = |prefix: &str| crate::model::Prefix::below(prefix);
     let report = Report {
         outstanding: 2,
         denied: vec![
-            (scope("/shop/orders"), crate::plan::Right::Write),
-            (scope("/other/orders"), crate::plan::Right::Read),
+            (prefix("/shop/orders"), crate::plan::Right::Write),
+            (prefix("/other/orders"), crate::plan::Right::Read),
         ],
         ..report(1, &[])
     };

@@ -26,7 +26,7 @@ fn lease_groups() -> LeaseGroups {
 
 fn deny(rig: &mut Rig, prefix: &str) {
     rig.planner.observe(Observation::Denied {
-        scope: Prefix::below(prefix),
+        prefix: Prefix::below(prefix),
     });
 }
 
@@ -97,24 +97,24 @@ fn keys_that_share_a_lease_from_before_stay_there_and_no_other_joins_them() {
 
 #[test]
 fn each_granted_prefix_has_a_lease_and_one_has_as_many_as_it_fills() {
-    for (prefixes, leases) in [(1, 40), (50, 50)] {
+    for (count, leases) in [(1, 40), (50, 50)] {
         let mut rig = Rig::new();
         let mut lease_groups = LeaseGroups::default();
-        let mut scopes = Vec::new();
-        for i in 0..prefixes {
+        let mut prefixes = Vec::new();
+        for i in 0..count {
             lease_groups.add(Prefix::below(&format!("/p{i}/")));
-            scopes.push(Prefix::below(&format!("/p{i}/")));
+            prefixes.push(Prefix::below(&format!("/p{i}/")));
         }
         rig.planner.set_lease_groups(lease_groups);
         rig.planner.set_settings(
             &reference("orders"),
             RegistrationSettings {
-                prefixes: scopes,
+                prefixes,
                 ..settings(1)
             },
         );
         for pod in 0..10_000 {
-            let key = format!("/p{}/{pod}", pod % prefixes);
+            let key = format!("/p{}/{pod}", pod % count);
             rig.want("orders", &pod.to_string(), &[&key], "1");
         }
         while let Some((ticket, transaction)) = rig.next() {

@@ -77,8 +77,8 @@ fn prefixes_of_deleted_registrations_are_released_by_a_standby() {
 
 fn standby_sees(standby: &mut Planner, rig: &Rig) {
     standby.take_changed_prefixes();
-    for scope in [meta().prefix().clone(), Prefix::below("/s/")] {
-        standby.observe(rig.etcd.snapshot(scope));
+    for prefix in [meta().prefix().clone(), Prefix::below("/s/")] {
+        standby.observe(rig.etcd.snapshot(prefix));
     }
 }
 

@@ -59,7 +59,7 @@ impl World {
             let suspended = self.registrations.iter().filter(|(_, wish)| wish.suspended);
             suspended
                 .flat_map(|(name, _)| &self.frozen[name])
-                .any(|scope| scope.contains(key))
+                .any(|prefix| prefix.contains(key))
         };
         for (key, held) in self.etcd.data() {
             let is_wanted = wanted.contains_key(key) || is_frozen(key) || self.is_theirs(key) || self.may_be_kept(key);

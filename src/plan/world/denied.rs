@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::World;
 use crate::model::{LeaseId, Op, Prefix, Transaction};
-use crate::plan::properties::SCOPES;
+use crate::plan::properties::PREFIXES;
 use crate::plan::testing::meta;
 use crate::plan::{LeaseGroup, LeaseGroups, Ticket};
 
@@ -18,7 +18,7 @@ pub(super) fn lease_groups() -> LeaseGroups {
 
 impl World {
     fn is_denied_key(&self, key: &str) -> bool {
-        self.denied.iter().any(|scope| key.starts_with(SCOPES[*scope]))
+        self.denied.iter().any(|prefix| key.starts_with(PREFIXES[*prefix]))
     }
 
     /// etcd denies putting a key on a lease unless the client may write all keys on it.
@@ -52,14 +52,14 @@ impl World {
     /// Retries what was denied.
     pub(super) fn probe(&mut self) {
         let allowed = |(_, key): &(&Prefix, &crate::model::Key)| !self.is_denied_key(key);
-        let scopes: Vec<Prefix> = self
+        let prefixes: Vec<Prefix> = self
             .planner
             .unwritable()
             .filter(allowed)
-            .map(|(scope, _)| scope.clone())
+            .map(|(prefix, _)| prefix.clone())
             .collect();
-        for scope in scopes {
-            self.planner.writing_allowed(&scope);
+        for prefix in prefixes {
+            self.planner.writing_allowed(&prefix);
         }
         let leases: Vec<LeaseId> = self.planner.leases().denied().collect();
         for lease in leases {

@@ -2,14 +2,14 @@
 
 use super::World;
 use crate::model::{Op, Transaction};
-use crate::plan::properties::{REGISTRATIONS, SCOPES};
+use crate::plan::properties::{PREFIXES, REGISTRATIONS};
 use crate::plan::testing::reference;
 use crate::plan::{Narrowed, Objection, Ticket};
 
 impl World {
     /// Whether etcd rejects the whole transaction.
     pub(super) fn is_rejected(&self, transaction: &Transaction) -> bool {
-        let below = |key: &str| self.rejecting.iter().any(|scope| key.starts_with(SCOPES[*scope]));
+        let below = |key: &str| self.rejecting.iter().any(|prefix| key.starts_with(PREFIXES[*prefix]));
         let mut ops = transaction.ops.iter();
         ops.any(|op| matches!(op, Op::Put { key, .. } if below(key)))
     }

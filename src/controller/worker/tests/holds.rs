@@ -23,12 +23,12 @@ async fn missing_from_a_list() -> Rig {
     };
     rig.worker.planner.leases().recorded(LeaseId(1), Some(30), 1);
     let records = Observation::Snapshot {
-        scope: MetaKeys::new("/leasehold/", "c1").prefix().clone(),
+        prefix: MetaKeys::new("/leasehold/", "c1").prefix().clone(),
         revision: 1,
         entries: Vec::new(),
     };
     let data = Observation::Snapshot {
-        scope: Prefix::below("/services/shop/orders/"),
+        prefix: Prefix::below("/services/shop/orders/"),
         revision: 1,
         entries: keys.iter().map(|key| (key.clone(), held.clone())).collect(),
     };

@@ -41,10 +41,10 @@ async fn with_known_group() -> Rig {
 #[tokio::test]
 async fn lease_group_is_asked_for_again_when_reading_is_allowed() {
     let mut rig = with_known_group().await;
-    rig.worker.observe(Observation::Denied { scope: prefix() });
+    rig.worker.observe(Observation::Denied { prefix: prefix() });
     assert!(!asks(&mut rig.worker));
     rig.worker.observe(Observation::Snapshot {
-        scope: prefix(),
+        prefix: prefix(),
         revision: 1,
         entries: Vec::new(),
     });
