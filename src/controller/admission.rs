@@ -220,7 +220,7 @@ impl Controller {
                     self.registration_gone(cache, &reference);
                 }
                 self.report_unclear();
-                self.streams.listed(REGISTRATIONS, namespaces);
+                self.watches.listed(REGISTRATIONS, namespaces);
                 self.weigh(cache, now);
             }
         }
@@ -297,7 +297,7 @@ impl Controller {
     ) {
         let registry = object.spec.registry_ref.name.as_str();
         let lacks_defaults = object.spec.formats.is_empty() && !self.registries.contains_key(registry);
-        let are_registries_listed = self.streams.is_listed(REGISTRIES, &NamespaceScope::Cluster);
+        let are_registries_listed = self.watches.is_listed(REGISTRIES, &NamespaceScope::Cluster);
         if !self.is_service_known(reference, object) || lacks_defaults && !are_registries_listed {
             return;
         }
@@ -310,7 +310,7 @@ impl Controller {
         let references = self.references(registry);
         let compiled = compile(object, references);
         let lacks_nodes = compiled.as_ref().is_ok_and(|compiled| lacks_nodes(cache, compiled));
-        if lacks_nodes && !self.streams.are_nodes_unknown() {
+        if lacks_nodes && !self.watches.are_nodes_unknown() {
             return;
         }
         let entry = cache.entries.get_mut(reference).expect("mark() has added it");
@@ -325,7 +325,7 @@ impl Controller {
             }
             // The list of RecordFormats is not complete and may contain it: `examine_waiting` retries.
             Err(Invalid::Format(FormatError::NoRecordFormat(_)))
-                if !self.streams.is_listed(RECORD_FORMATS, &NamespaceScope::Cluster) => {}
+                if !self.watches.is_listed(RECORD_FORMATS, &NamespaceScope::Cluster) => {}
             // The list of Registries is not complete, and another installation may serve this one, and report this.
             Err(_) if !self.registries.contains_key(registry) && !are_registries_listed => {
                 entry.kept = Some(record_formats::stripped(object));
@@ -480,7 +480,7 @@ impl Controller {
         let registration = &compiled.registration;
         let (registry, generation) = (registration.registry.clone(), registration.generation);
         let Some(known) = self.registries.get(&registry) else {
-            if !self.streams.is_listed(REGISTRIES, &NamespaceScope::Cluster) {
+            if !self.watches.is_listed(REGISTRIES, &NamespaceScope::Cluster) {
                 // The list of Registries is not complete and may contain it: `admit_pending` retries.
                 cache.entries.get_mut(reference).expect("mark() has added it").pending = Some(compiled);
                 return;

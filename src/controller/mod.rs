@@ -24,12 +24,12 @@ mod run;
 mod services;
 mod source;
 mod state;
-mod streams;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod unclear;
+mod watch_states;
 mod worker;
 mod workers;
 mod write_limit;
@@ -58,8 +58,8 @@ use self::record_formats::Library;
 use self::registries::Known;
 use self::services::Services;
 use self::state::State;
-use self::streams::Streams;
 use self::unclear::UnclearRegistrations;
+use self::watch_states::WatchStates;
 use self::worker::{Command, MissingPod, Outdated};
 use self::workers::Workers;
 use crate::backend::Access;
@@ -85,7 +85,7 @@ pub struct Controller {
     sources: HashMap<Source, Content>,
     namespaces: NamespaceCache,
     workers: Workers,
-    streams: Streams,
+    watches: WatchStates,
     /// What is stale and since when, as last sent to the workers.
     outdated: Option<Outdated>,
     registration_lists: Relists,
@@ -113,7 +113,7 @@ impl Controller {
             annotations: AnnotatedServices::default(),
             sources: HashMap::new(),
             namespaces: NamespaceCache::default(),
-            streams: Streams::new(context.checkpoint.watch_scope()),
+            watches: WatchStates::new(context.checkpoint.watch_scope()),
             workers,
             outdated: None,
             registration_lists: Relists::default(),
@@ -172,7 +172,7 @@ impl Controller {
         for change in cache.index.take_gate_changes() {
             let _ = self.workers.context().gates.send(GateEvent::Changed(change));
         }
-        if let Some(freshness) = self.streams.take_progress() {
+        if let Some(freshness) = self.watches.take_progress() {
             self.workers.context().freshness.send_replace(freshness);
         }
         self.count(&cache);
@@ -188,42 +188,42 @@ impl Controller {
         match event {
             WatchEvent::Cluster(id) => self.cluster(id),
             WatchEvent::Bookmark {
-                stream,
+                target,
                 version,
                 present,
-            } => self.streams.reach(&stream, version, present),
+            } => self.watches.reach(&target, version, present),
             WatchEvent::Pod(namespaces, seen) => {
-                self.streams.note(PODS, &namespaces, &seen);
+                self.watches.note(PODS, &namespaces, &seen);
                 self.pod(cache, &namespaces, seen, now);
             }
             WatchEvent::Registration(namespaces, seen) => {
-                self.streams.note(REGISTRATIONS, &namespaces, &seen);
+                self.watches.note(REGISTRATIONS, &namespaces, &seen);
                 self.registration(cache, &namespaces, seen, now);
             }
             WatchEvent::Registry(seen) => {
-                self.streams.note(REGISTRIES, &NamespaceScope::Cluster, &seen);
+                self.watches.note(REGISTRIES, &NamespaceScope::Cluster, &seen);
                 self.registry(cache, seen, now);
                 self.remember();
             }
             WatchEvent::RecordFormat(seen) => {
-                self.streams.note(RECORD_FORMATS, &NamespaceScope::Cluster, &seen);
+                self.watches.note(RECORD_FORMATS, &NamespaceScope::Cluster, &seen);
                 self.record_format(cache, seen, now);
             }
             WatchEvent::Service(namespaces, seen) => {
-                self.streams.note(SERVICES, &namespaces, &seen);
+                self.watches.note(SERVICES, &namespaces, &seen);
                 self.service(cache, &namespaces, seen, now);
             }
             WatchEvent::EndpointSlice(namespaces, seen) => {
-                self.streams.note(ENDPOINT_SLICES, &namespaces, &seen);
+                self.watches.note(ENDPOINT_SLICES, &namespaces, &seen);
                 self.endpoint_slice(cache, &namespaces, seen, now);
             }
             WatchEvent::Node(seen) => {
-                self.streams.note(NODES, &NamespaceScope::Cluster, &seen);
+                self.watches.note(NODES, &NamespaceScope::Cluster, &seen);
                 self.node(cache, seen, now);
             }
             WatchEvent::Source(source, content) => self.source(cache, source, content, now),
             WatchEvent::Namespace(namespaces, seen) => {
-                self.streams.note(NAMESPACES, &namespaces, &seen);
+                self.watches.note(NAMESPACES, &namespaces, &seen);
                 self.namespace(cache, &namespaces, seen, now);
             }
         }
@@ -232,8 +232,8 @@ impl Controller {
     /// Re-evaluates which caches are complete or stale. Call after a list has completed, a watch has been lost, or a
     /// namespace has appeared or disappeared.
     fn weigh(&mut self, cache: &mut Cache, now: Instant) {
-        for stream in self.streams.find_void(&self.namespaces) {
-            if stream.kind == NODES {
+        for target in self.watches.find_void(&self.namespaces) {
+            if target.kind == NODES {
                 tracing::error!(
                     "the nodes cannot be listed; registrations with the address type NodePort or with fromNodeLabel wait for that, \
                      and their records stay as they are"
@@ -241,16 +241,16 @@ impl Controller {
                 self.examine_node_users(cache, now);
                 continue;
             }
-            tracing::info!(%stream, "the namespace does not exist; its watch counts as complete and empty");
-            if stream.kind == PODS {
+            tracing::info!(%target, "the namespace does not exist; its watch counts as complete and empty");
+            if target.kind == PODS {
                 // The pods were deleted with the namespace, although no watch event reported it.
-                cache.index.begin_pod_relist(&stream.namespaces);
-                let missing = cache.index.end_pod_relist(&stream.namespaces);
+                cache.index.begin_pod_relist(&target.namespaces);
+                let missing = cache.index.end_pod_relist(&target.namespaces);
                 self.send_missing(cache, &missing, now);
             }
         }
         self.report_complete(cache);
-        let outdated = self.streams.outdated();
+        let outdated = self.watches.outdated();
         let is_stale = outdated.as_ref().is_some_and(Outdated::is_general);
         self.workers.context().peers.state_fresh(self.complete && !is_stale);
         if self.outdated != outdated {
@@ -286,7 +286,7 @@ impl Controller {
             ObjectEvent::ListComplete => {
                 let missing = cache.index.end_pod_relist(namespaces);
                 self.send_missing(cache, &missing, now);
-                self.streams.listed(PODS, namespaces);
+                self.watches.listed(PODS, namespaces);
                 return self.weigh(cache, now);
             }
         };
@@ -328,7 +328,7 @@ impl Controller {
 
     /// Notifies the workers once when all caches are complete.
     fn report_complete(&mut self, cache: &mut Cache) {
-        if self.streams.are_complete() && !std::mem::replace(&mut self.complete, true) {
+        if self.watches.are_complete() && !std::mem::replace(&mut self.complete, true) {
             tracing::info!(
                 pods = cache.index.pod_count(),
                 registrations = cache.entries.len(),

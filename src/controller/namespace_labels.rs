@@ -22,7 +22,7 @@ impl Controller {
             ObjectEvent::Applied(namespace) => {
                 let name = namespace.name.clone();
                 let was_there = self.namespaces.is_there(&name);
-                if self.namespaces.apply(namespace) && self.streams.is_listed(NAMESPACES, namespaces) {
+                if self.namespaces.apply(namespace) && self.watches.is_listed(NAMESPACES, namespaces) {
                     self.judge_again(cache, |reference| *reference.namespace == *name, now);
                 }
                 if !was_there {
@@ -41,7 +41,7 @@ impl Controller {
                 let entries = &cache.entries;
                 let in_use = |name: &str| entries.keys().any(|reference| *reference.namespace == *name);
                 self.namespaces.end_relist(namespaces, in_use);
-                if self.streams.listed(NAMESPACES, namespaces) {
+                if self.watches.listed(NAMESPACES, namespaces) {
                     self.judge_again(cache, |reference| namespaces.contains(&reference.namespace), now);
                 }
                 self.weigh(cache, now);

@@ -117,7 +117,7 @@ impl Controller {
                 for name in gone {
                     self.record_format_gone(cache, &name, now);
                 }
-                if self.streams.listed(RECORD_FORMATS, &NamespaceScope::Cluster) {
+                if self.watches.listed(RECORD_FORMATS, &NamespaceScope::Cluster) {
                     self.examine_waiting(cache, now);
                 }
                 self.weigh(cache, now);

@@ -177,7 +177,7 @@ impl Controller {
 
     /// Publishes the state to be stored, once all Registries are listed.
     pub(super) fn remember(&self) {
-        if !self.streams.is_listed(REGISTRIES, &NamespaceScope::Cluster) {
+        if !self.watches.is_listed(REGISTRIES, &NamespaceScope::Cluster) {
             return;
         }
         let store = |known: &Known| StoredRegistry {
@@ -223,7 +223,7 @@ impl Controller {
                     known.is_missing(name, now);
                 }
                 self.drop_missing(cache, now);
-                if self.streams.listed(REGISTRIES, &NamespaceScope::Cluster) {
+                if self.watches.listed(REGISTRIES, &NamespaceScope::Cluster) {
                     self.admit_pending(cache, now);
                     self.examine_all(cache, |_| true, now);
                 }

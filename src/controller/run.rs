@@ -194,7 +194,7 @@ fn nothing_stored(cluster_id: &str) -> State {
 
 /// Returns how far Kubernetes has been observed before the watches begin.
 fn nothing_observed(checkpoint: &SharedCheckpoint) -> watch::Sender<Freshness> {
-    watch::Sender::new(Freshness::new(checkpoint.watch_scope().streams()))
+    watch::Sender::new(Freshness::new(checkpoint.watch_scope().targets()))
 }
 
 /// Starts the connections with which replicas monitor each other.

@@ -62,7 +62,7 @@ impl Controller {
 
     /// Whether all objects are listed that decide what the Service of `object` is.
     pub(super) fn is_service_known(&self, reference: &RegistrationRef, object: &ServiceRegistration) -> bool {
-        let is_listed = |kind| self.streams.is_listed_in(kind, &reference.namespace);
+        let is_listed = |kind| self.watches.is_listed_in(kind, &reference.namespace);
         object.spec.service.is_none() || is_listed(SERVICES) && is_listed(ENDPOINT_SLICES)
     }
 
@@ -139,7 +139,7 @@ impl Controller {
 
     /// Handles the end of a list: what it did not contain does not exist.
     fn are_listed(&mut self, cache: &mut Cache, kind: &'static str, namespaces: &NamespaceScope, now: Instant) {
-        if self.streams.listed(kind, namespaces) {
+        if self.watches.listed(kind, namespaces) {
             self.examine_all(cache, |object| object.spec.service.is_some(), now);
         }
         self.weigh(cache, now);
@@ -183,7 +183,7 @@ impl Controller {
                 let missing = cache.index.end_node_relist().into_iter();
                 let missing: Vec<_> = missing.map(|mark| (mark, false)).collect();
                 self.send_missing(cache, &missing, now);
-                if self.streams.listed(NODES, &NamespaceScope::Cluster) {
+                if self.watches.listed(NODES, &NamespaceScope::Cluster) {
                     self.examine_node_users(cache, now);
                 }
                 self.weigh(cache, now);

@@ -21,7 +21,7 @@ pub struct SharedCheckpoint {
 impl SharedCheckpoint {
     /// Returns an empty checkpoint for the targets of `watch_scope`.
     pub fn new(watch_scope: WatchScope) -> Self {
-        let relists = watch_scope.streams().map(|stream| (stream, Notify::new()));
+        let relists = watch_scope.targets().map(|target| (target, Notify::new()));
         Self {
             relists: Arc::new(relists.collect()),
             watch_scope,
@@ -38,37 +38,37 @@ impl SharedCheckpoint {
         self.checkpoint.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Has the watch of `stream` list again: a list reaches the present version at once, and an idle watch only when it
+    /// Has the watch of `target` list again: a list reaches the present version at once, and an idle watch only when it
     /// ends.
-    pub fn relist(&self, stream: &WatchTarget) {
-        if let Some(relist) = self.relists.get(stream) {
+    pub fn relist(&self, target: &WatchTarget) {
+        if let Some(relist) = self.relists.get(target) {
             relist.notify_one();
         }
     }
 
-    /// Waits until [`Self::relist`] is called for `stream`.
-    pub(super) async fn is_to_relist(&self, stream: &WatchTarget) {
-        match self.relists.get(stream) {
+    /// Waits until [`Self::relist`] is called for `target`.
+    pub(super) async fn is_to_relist(&self, target: &WatchTarget) {
+        match self.relists.get(target) {
             Some(relist) => relist.notified().await,
             None => std::future::pending().await,
         }
     }
 
     /// Records the version of an object whose event is about to be sent. Ignores a version that is not a number.
-    pub(super) fn record(&self, stream: &WatchTarget, version: Option<&str>) -> Option<u64> {
+    pub(super) fn record(&self, target: &WatchTarget, version: Option<&str>) -> Option<u64> {
         let version = version?.parse().ok()?;
         self.checkpoint
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .add(stream, version);
+            .add(target, version);
         Some(version)
     }
 
     /// Drops the version of a target: the API server was restored, and its versions start from an older one.
-    pub(super) fn forget(&self, stream: &WatchTarget) {
+    pub(super) fn forget(&self, target: &WatchTarget) {
         self.checkpoint
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .forget(stream);
+            .forget(target);
     }
 }

@@ -25,7 +25,7 @@ const NAMES: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io
 /// The state of one watch connection.
 #[derive(Debug)]
 pub(super) struct WatchConnection {
-    stream: WatchTarget,
+    target: WatchTarget,
     event_sender: mpsc::Sender<WatchEvent>,
     last_received: Mutex<Instant>,
     forgetful: AtomicBool,
@@ -38,15 +38,15 @@ struct List {
 }
 
 impl WatchConnection {
-    /// Returns the connection on which `stream` is watched, and a client that sends through `client` and observes the
+    /// Returns the connection on which `target` is watched, and a client that sends through `client` and observes the
     /// answers. Sends a bookmark whenever a watch begins.
     pub(super) fn open(
         client: Client,
-        stream: WatchTarget,
+        target: WatchTarget,
         event_sender: mpsc::Sender<WatchEvent>,
     ) -> (Arc<Self>, Client) {
         let line = Arc::new(Self {
-            stream,
+            target,
             event_sender,
             last_received: Mutex::new(Instant::now()),
             forgetful: AtomicBool::new(false),
@@ -91,7 +91,7 @@ impl WatchConnection {
                     // that. Bookmarks advance the version as well, so the checkpoint keeps up on idle kinds, too. If
                     // the receiver is closed, the operator is shutting down.
                     let reached = WatchEvent::Bookmark {
-                        stream: self.stream.clone(),
+                        target: self.target.clone(),
                         version,
                         present: present.map(|present| (present, asked)),
                     };

@@ -54,7 +54,7 @@ impl WatchScope {
     }
 
     /// Returns all watch targets.
-    pub fn streams(&self) -> impl Iterator<Item = WatchTarget> {
+    pub fn targets(&self) -> impl Iterator<Item = WatchTarget> {
         let of_cluster = OF_CLUSTER.into_iter().map(WatchTarget::of_cluster);
         let in_area =
             |namespaces: &NamespaceScope| OF_NAMESPACES.map(|kind| WatchTarget::new(kind, namespaces.clone()));
@@ -66,15 +66,15 @@ impl WatchScope {
 mod tests {
     use super::*;
 
-    fn streams(namespaces: &[&str]) -> Vec<String> {
+    fn targets(namespaces: &[&str]) -> Vec<String> {
         let names: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
-        WatchScope::of(&names).streams().map(String::from).collect()
+        WatchScope::of(&names).targets().map(String::from).collect()
     }
 
     #[test]
     fn without_a_list_of_namespaces_every_kind_has_one_stream() {
         assert_eq!(
-            streams(&[]),
+            targets(&[]),
             [
                 "registries",
                 "recordformats",
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn each_namespace_that_is_named_has_streams_of_its_own_once() {
         assert_eq!(
-            streams(&["shop", "bank", "shop"]),
+            targets(&["shop", "bank", "shop"]),
             [
                 "registries",
                 "recordformats",

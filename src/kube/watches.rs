@@ -81,7 +81,7 @@ pub enum WatchEvent {
     Cluster(Arc<str>),
     /// All changes up to a resourceVersion of a watch target have been sent.
     Bookmark {
-        stream: WatchTarget,
+        target: WatchTarget,
         /// The resourceVersion.
         version: u64,
         /// The API server's own resourceVersion and the time of the request for it, if there was one.
@@ -120,10 +120,10 @@ pub async fn watch(
     shutdown: CancellationToken,
 ) {
     let watch_scope = checkpoint.watch_scope().clone();
-    for stream in watch_scope.streams() {
+    for target in watch_scope.targets() {
         metrics
             .staleness
-            .stale_for(&stream.kind, stream.namespaces.name(), Duration::ZERO);
+            .stale_for(&target.kind, target.namespaces.name(), Duration::ZERO);
     }
     let outputs = Outputs {
         metrics,
@@ -140,8 +140,8 @@ pub async fn watch(
             return;
         }
         // One task per watch, so that a kind with much to read does not delay the others.
-        for stream in watch_scope.streams() {
-            watches.spawn(follow_kind(clients.client(), stream, &outputs));
+        for target in watch_scope.targets() {
+            watches.spawn(follow_kind(clients.client(), target, &outputs));
         }
         while let Some(ended) = watches.join_next().await {
             if let Err(panic) = ended {
@@ -155,49 +155,49 @@ pub async fn watch(
     }
 }
 
-fn follow_kind(client: Client, stream: WatchTarget, outputs: &Outputs) -> BoxFuture<'static, ()> {
-    let (outputs, namespaces) = (outputs.clone(), stream.namespaces.clone());
-    match &*stream.kind {
+fn follow_kind(client: Client, target: WatchTarget, outputs: &Outputs) -> BoxFuture<'static, ()> {
+    let (outputs, namespaces) = (outputs.clone(), target.namespaces.clone());
+    match &*target.kind {
         PODS => {
             let wrap = move |seen: ObjectEvent<StrippedPod>| WatchEvent::Pod(namespaces.clone(), seen.map(Into::into));
-            follow(client, stream, namespaced, outputs, wrap).boxed()
+            follow(client, target, namespaced, outputs, wrap).boxed()
         }
         REGISTRATIONS => {
             let wrap = move |seen: ObjectEvent<ServiceRegistration>| {
                 WatchEvent::Registration(namespaces.clone(), seen.map(Box::new))
             };
-            follow(client, stream, namespaced, outputs, wrap).boxed()
+            follow(client, target, namespaced, outputs, wrap).boxed()
         }
         NAMESPACES => {
             let wrap = move |seen: ObjectEvent<StrippedNamespace>| {
                 WatchEvent::Namespace(namespaces.clone(), seen.map(Into::into))
             };
-            follow(client, stream, named, outputs, wrap).boxed()
+            follow(client, target, named, outputs, wrap).boxed()
         }
         SERVICES => {
             let wrap =
                 move |seen: ObjectEvent<StrippedService>| WatchEvent::Service(namespaces.clone(), seen.map(Into::into));
-            follow(client, stream, namespaced, outputs, wrap).boxed()
+            follow(client, target, namespaced, outputs, wrap).boxed()
         }
         ENDPOINT_SLICES => {
             let wrap = move |seen: ObjectEvent<StrippedSlice>| {
                 WatchEvent::EndpointSlice(namespaces.clone(), seen.map(Into::into))
             };
-            follow(client, stream, foreign_slices, outputs, wrap).boxed()
+            follow(client, target, foreign_slices, outputs, wrap).boxed()
         }
         NODES => {
             let wrap = |seen: ObjectEvent<StrippedNode>| WatchEvent::Node(seen.map(Into::into));
-            follow(client, stream, named, outputs, wrap).boxed()
+            follow(client, target, named, outputs, wrap).boxed()
         }
         REGISTRIES => {
             let wrap = |seen: ObjectEvent<Registry>| WatchEvent::Registry(seen.map(Box::new));
-            follow(client, stream, named, outputs, wrap).boxed()
+            follow(client, target, named, outputs, wrap).boxed()
         }
         RECORD_FORMATS => {
             let wrap = |seen: ObjectEvent<RecordFormat>| WatchEvent::RecordFormat(seen.map(Box::new));
-            follow(client, stream, named, outputs, wrap).boxed()
+            follow(client, target, named, outputs, wrap).boxed()
         }
-        other => unreachable!("a watch scope has no stream of {other}"),
+        other => unreachable!("a watch scope has no target of {other}"),
     }
 }
 
@@ -238,7 +238,7 @@ fn named<K: Resource<DynamicType = ()>>(client: Client, namespaces: &NamespaceSc
 
 async fn follow<K, F>(
     client: Client,
-    stream: WatchTarget,
+    target: WatchTarget,
     asking: impl FnOnce(Client, &NamespaceScope) -> Asking<K>,
     Outputs {
         metrics,
@@ -250,9 +250,9 @@ async fn follow<K, F>(
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     F: Fn(ObjectEvent<K>) -> WatchEvent + Send,
 {
-    let what = stream.to_string();
-    let (line, client) = WatchConnection::open(client, stream.clone(), event_sender.clone());
-    let (api, config) = asking(client, &stream.namespaces);
+    let what = target.to_string();
+    let (line, client) = WatchConnection::open(client, target.clone(), event_sender.clone());
+    let (api, config) = asking(client, &target.namespaces);
     let config = config.page_size(500).timeout(WATCH);
     let begin = || watcher(api.clone(), config.clone()).boxed();
     let mut events = begin();
@@ -265,7 +265,7 @@ async fn follow<K, F>(
         let event = tokio::select! {
             event = events.next() => event,
             // A list that has begun shows the present state as well.
-            () = checkpoint.is_to_relist(&stream) => {
+            () = checkpoint.is_to_relist(&target) => {
                 if !listing {
                     events = begin();
                 }
@@ -290,9 +290,9 @@ async fn follow<K, F>(
                 lost = false;
                 backoff.reset();
                 if matches!(event, Event::InitDone) {
-                    metrics.staleness.fresh(&stream.kind, stream.namespaces.name());
+                    metrics.staleness.fresh(&target.kind, target.namespaces.name());
                 }
-                version = record_version(&stream, &event, &checkpoint);
+                version = record_version(&target, &event, &checkpoint);
                 object_event(&what, event)
             }
             Err(error) => {
@@ -310,7 +310,7 @@ async fn follow<K, F>(
                 broken = Some((since, now));
                 let forgetful = line.take_forgetful();
                 if forgetful {
-                    checkpoint.forget(&stream);
+                    checkpoint.forget(&target);
                 } else {
                     tokio::time::sleep(backoff.next_pause()).await;
                 }
@@ -326,7 +326,7 @@ async fn follow<K, F>(
                 // A dead connection is noticed late. Before that, an idle watch may have received nothing for longer.
                 let silent_for = line.silent_for().min(since.elapsed() + DEAD_AFTER);
                 let age = since.elapsed().max(silent_for);
-                metrics.staleness.stale_for(&stream.kind, stream.namespaces.name(), age);
+                metrics.staleness.stale_for(&target.kind, target.namespaces.name(), age);
                 events = begin();
                 ObjectEvent::Lost(Timestamp::now() - age)
             }
@@ -336,7 +336,7 @@ async fn follow<K, F>(
         }
         if let Some(version) = version {
             let reached = WatchEvent::Bookmark {
-                stream: stream.clone(),
+                target: target.clone(),
                 version,
                 present: None,
             };
@@ -349,7 +349,7 @@ async fn follow<K, F>(
 /// everything is known after that event. Returns `None` for an object of a list: lists are not ordered by version, and
 /// the watch that follows the list reports its version.
 fn record_version<K: Resource>(
-    stream: &WatchTarget,
+    target: &WatchTarget,
     event: &Event<DeserializeGuard<K>>,
     checkpoint: &SharedCheckpoint,
 ) -> Option<u64>
@@ -359,11 +359,11 @@ where
     match event {
         Event::Init | Event::InitDone => None,
         Event::InitApply(object) => {
-            checkpoint.record(stream, object.meta().resource_version.as_deref());
+            checkpoint.record(target, object.meta().resource_version.as_deref());
             None
         }
         Event::Apply(object) | Event::Delete(object) => {
-            checkpoint.record(stream, object.meta().resource_version.as_deref())
+            checkpoint.record(target, object.meta().resource_version.as_deref())
         }
     }
 }

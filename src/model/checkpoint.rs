@@ -36,29 +36,29 @@ struct Versioned {
 
 impl Checkpoint {
     /// Records that an object of this version was processed.
-    pub fn add(&mut self, stream: &WatchTarget, version: u64) {
-        match self.0.get_mut(stream) {
+    pub fn add(&mut self, target: &WatchTarget, version: u64) {
+        match self.0.get_mut(target) {
             Some(known) => *known = version.max(*known),
-            None => drop(self.0.insert(stream.clone(), version)),
+            None => drop(self.0.insert(target.clone(), version)),
         }
     }
 
     /// Forgets the version of a target: the API server was restored to an earlier state, and its versions start again
     /// there.
-    pub fn forget(&mut self, stream: &WatchTarget) {
-        self.0.remove(stream);
+    pub fn forget(&mut self, target: &WatchTarget) {
+        self.0.remove(target);
     }
 
     /// Keeps the higher version of `self` and `other` for each target.
     pub fn merge(&mut self, other: Self) {
-        for (stream, version) in other.0 {
-            self.add(&stream, version);
+        for (target, version) in other.0 {
+            self.add(&target, version);
         }
     }
 
-    /// Returns the highest version of the targets that overlap `stream`; `None` if there is none.
-    fn meeting(&self, stream: &WatchTarget) -> Option<u64> {
-        let meeting = self.0.iter().filter(|(other, _)| stream.meets(other));
+    /// Returns the highest version of the targets that overlap `target`; `None` if there is none.
+    fn meeting(&self, target: &WatchTarget) -> Option<u64> {
+        let meeting = self.0.iter().filter(|(other, _)| target.meets(other));
         meeting.map(|(_, version)| *version).max()
     }
 
@@ -96,23 +96,23 @@ pub struct Freshness(BTreeMap<WatchTarget, TargetFreshness>);
 
 impl Freshness {
     /// Watches of these targets that have not received anything yet.
-    pub fn new(streams: impl IntoIterator<Item = WatchTarget>) -> Self {
+    pub fn new(targets: impl IntoIterator<Item = WatchTarget>) -> Self {
         Self(
-            streams
+            targets
                 .into_iter()
-                .map(|stream| (stream, TargetFreshness::default()))
+                .map(|target| (target, TargetFreshness::default()))
                 .collect(),
         )
     }
 
     /// Records that everything up to `version` of this target has been processed.
-    pub fn reach(&mut self, stream: &WatchTarget, version: u64) {
-        self.at(stream).version = version;
+    pub fn reach(&mut self, target: &WatchTarget, version: u64) {
+        self.at(target).version = version;
     }
 
     /// Records that the API server was at this version when it was asked at the time `asked`.
-    pub fn compare(&mut self, stream: &WatchTarget, version: u64, asked: Instant) {
-        self.at(stream).present = Some((version, asked));
+    pub fn compare(&mut self, target: &WatchTarget, version: u64, asked: Instant) {
+        self.at(target).present = Some((version, asked));
     }
 
     /// Returns the API server's own version of every target if each was asked for at `since` or later, else `None`. No
@@ -122,29 +122,29 @@ impl Freshness {
         let all = self
             .0
             .iter()
-            .map(|(stream, reached)| Some((stream.clone(), present(reached)?.0)));
+            .map(|(target, reached)| Some((target.clone(), present(reached)?.0)));
         all.collect::<Option<_>>().map(Checkpoint)
     }
 
-    fn at(&mut self, stream: &WatchTarget) -> &mut TargetFreshness {
-        self.0.entry(stream.clone()).or_default()
+    fn at(&mut self, target: &WatchTarget) -> &mut TargetFreshness {
+        self.0.entry(target.clone()).or_default()
     }
 
     /// Returns a copy without the targets for which `is_void` is true: their watches have nothing to deliver.
     #[must_use]
     pub fn without(&self, is_void: impl Fn(&WatchTarget) -> bool) -> Self {
-        let streams = self.0.iter().filter(|(stream, _)| !is_void(stream));
-        Self(streams.map(|(stream, reached)| (stream.clone(), *reached)).collect())
+        let targets = self.0.iter().filter(|(target, _)| !is_void(target));
+        Self(targets.map(|(target, reached)| (target.clone(), *reached)).collect())
     }
 
     /// Returns the targets that have not reached `needed`, which was found at `since`. Ignores a version that the API
     /// server itself has not reached since then: it belongs to a history that a restore has undone. Also ignores targets
     /// that this replica does not watch.
     pub fn lacks(&self, needed: &Checkpoint, since: Instant) -> Vec<WatchTarget> {
-        let lacks = |(stream, reached): (&WatchTarget, &TargetFreshness)| {
-            let needed = needed.meeting(stream)?;
+        let lacks = |(target, reached): (&WatchTarget, &TargetFreshness)| {
+            let needed = needed.meeting(target)?;
             let void = |(present, asked)| asked >= since && present < needed;
-            (reached.version < needed && !reached.present.is_some_and(void)).then(|| stream.clone())
+            (reached.version < needed && !reached.present.is_some_and(void)).then(|| target.clone())
         };
         self.0.iter().filter_map(lacks).collect()
     }
@@ -152,10 +152,10 @@ impl Freshness {
     /// Returns the scopes in the checkpoint `reached` that this replica does not watch, for the kinds that it watches.
     pub fn beyond(&self, reached: &Checkpoint) -> Vec<NamespaceScope> {
         let is_covered = |namespaces: &NamespaceScope, kind: &str| {
-            let mut here = self.0.keys().filter(|stream| stream.kind == kind);
-            here.any(|stream| stream.namespaces == NamespaceScope::Cluster || stream.namespaces == *namespaces)
+            let mut here = self.0.keys().filter(|target| target.kind == kind);
+            here.any(|target| target.namespaces == NamespaceScope::Cluster || target.namespaces == *namespaces)
         };
-        let is_known = |kind: &str| self.0.keys().any(|stream| stream.kind == kind);
+        let is_known = |kind: &str| self.0.keys().any(|target| target.kind == kind);
         let beyond = reached.0.keys().filter(|target| is_known(&target.kind));
         let beyond = beyond.filter(|target| !is_covered(&target.namespaces, &target.kind));
         let mut scopes: Vec<NamespaceScope> = beyond.map(|target| target.namespaces.clone()).collect();
@@ -185,18 +185,18 @@ mod tests {
         reached
     }
 
-    fn checkpoint_of<const N: usize>(streams: [(WatchTarget, u64); N]) -> Checkpoint {
+    fn checkpoint_of<const N: usize>(targets: [(WatchTarget, u64); N]) -> Checkpoint {
         let mut reached = Checkpoint::default();
-        for (stream, version) in streams {
-            reached.add(&stream, version);
+        for (target, version) in targets {
+            reached.add(&target, version);
         }
         reached
     }
 
-    fn progress_of<const N: usize>(streams: [(WatchTarget, u64); N]) -> Freshness {
+    fn progress_of<const N: usize>(targets: [(WatchTarget, u64); N]) -> Freshness {
         let mut progress = Freshness::new([]);
-        for (stream, version) in streams {
-            progress.reach(&stream, version);
+        for (target, version) in targets {
+            progress.reach(&target, version);
         }
         progress
     }
@@ -287,7 +287,7 @@ mod tests {
     fn what_has_nothing_to_tell_is_not_waited_for() {
         let checkpoint = checkpoint_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
         let progress = Freshness::new([pods_in("bank"), pods_in("shop")]);
-        let target = progress.without(|stream| *stream == pods_in("shop"));
+        let target = progress.without(|target| *target == pods_in("shop"));
         assert_eq!(target.lacks(&checkpoint, Instant::now()), [pods_in("bank")]);
     }
 

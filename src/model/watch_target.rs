@@ -47,10 +47,10 @@ impl fmt::Display for WatchTarget {
 }
 
 impl From<WatchTarget> for String {
-    fn from(stream: WatchTarget) -> Self {
-        match stream.namespaces.name() {
-            Some(namespace) => format!("{}/{namespace}", stream.kind),
-            None => stream.kind.into_owned(),
+    fn from(target: WatchTarget) -> Self {
+        match target.namespaces.name() {
+            Some(namespace) => format!("{}/{namespace}", target.kind),
+            None => target.kind.into_owned(),
         }
     }
 }

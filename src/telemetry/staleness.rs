@@ -51,11 +51,11 @@ impl Staleness {
     }
 
     fn set(&self, kind: &str, namespace: Option<&str>, since: Option<u64>) {
-        let stream = (kind.to_owned(), namespace.unwrap_or_default().to_owned());
+        let target = (kind.to_owned(), namespace.unwrap_or_default().to_owned());
         let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
         match since {
-            Some(since) => drop(stale.insert(stream, since)),
-            None => drop(stale.remove(&stream)),
+            Some(since) => drop(stale.insert(target, since)),
+            None => drop(stale.remove(&target)),
         }
         let of_kind = stale.iter().filter(|((other, _), _)| other == kind);
         let oldest = of_kind.map(|(_, since)| *since).min();

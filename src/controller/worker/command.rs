@@ -29,7 +29,7 @@ pub struct Version {
 pub struct Outdated {
     pub since: Timestamp,
     /// The silent watches; at least one.
-    pub streams: Vec<WatchTarget>,
+    pub targets: Vec<WatchTarget>,
 }
 
 impl Outdated {
@@ -37,8 +37,8 @@ impl Outdated {
     /// registrations need. While the API server reports other cluster-scoped objects, the API server itself is not in
     /// trouble.
     pub fn is_general(&self) -> bool {
-        let is_general = |stream: &WatchTarget| stream.namespaces == NamespaceScope::Cluster && &*stream.kind != NODES;
-        self.streams.iter().any(is_general)
+        let is_general = |target: &WatchTarget| target.namespaces == NamespaceScope::Cluster && &*target.kind != NODES;
+        self.targets.iter().any(is_general)
     }
 }
 

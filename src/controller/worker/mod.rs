@@ -131,7 +131,7 @@ impl Context {
             identity: identity.into(),
             session_ttl: 10,
             timeouts: Timeouts::default(),
-            freshness: watch::Sender::new(Freshness::new(checkpoint.watch_scope().streams())),
+            freshness: watch::Sender::new(Freshness::new(checkpoint.watch_scope().targets())),
             checkpoint,
             registrations: mpsc::unbounded_channel().0,
             registries: mpsc::unbounded_channel().0,

@@ -157,13 +157,13 @@ impl Facts {
                 }
                 (ConditionStatus::True, Reason::Watching, message)
             }
-            Some(Outdated { since, streams }) => (
+            Some(Outdated { since, targets }) => (
                 ConditionStatus::False,
                 Reason::WatchesStale,
                 format!(
                     "The operator's view of {} is stale since {since:.0}: check that the kube-apiserver works and that \
                      the operator may list and watch them. Registered keys stay.",
-                    listed(streams, NAMED, "and")
+                    listed(targets, NAMED, "and")
                 ),
             ),
         }
@@ -348,7 +348,7 @@ mod tests {
     fn a_registry_is_ready_while_it_is_connected_and_nothing_else_is_wrong() {
         let stale = Some(Outdated {
             since: Timestamp::UNIX_EPOCH,
-            streams: vec![WatchTarget::of_cluster("registries")],
+            targets: vec![WatchTarget::of_cluster("registries")],
         });
         let down = || Connectivity::Down(trouble("NoLeader", "elect one"));
         let refused = || Some(Err(trouble("LoginRefused", "correct it")));
@@ -460,7 +460,7 @@ mod tests {
         let silent = Facts {
             outdated: Some(Outdated {
                 since: Timestamp::from_second(1_700_000_000).expect("a time"),
-                streams: vec![
+                targets: vec![
                     WatchTarget::of_cluster("registries"),
                     WatchTarget::new("pods", NamespaceScope::namespace("shop")),
                 ],

@@ -54,12 +54,12 @@ impl<B: Backend> RegistryWorker<B> {
             return;
         };
         let lacks = if catching_up.unread {
-            self.context.checkpoint.watch_scope().streams().collect()
+            self.context.checkpoint.watch_scope().targets().collect()
         } else {
             self.freshness.borrow().lacks(needed, *since)
         };
-        for stream in &lacks {
-            self.context.checkpoint.relist(stream);
+        for target in &lacks {
+            self.context.checkpoint.relist(target);
         }
         let pause = catching_up.relists.next_pause();
         self.look_whether_behind(fence.clone(), pause);
@@ -119,7 +119,7 @@ impl<B: Backend> RegistryWorker<B> {
                  written until this replica has observed everything that the checkpoint can cover"
             );
         }
-        let watched = Freshness::new(self.context.checkpoint.watch_scope().streams());
+        let watched = Freshness::new(self.context.checkpoint.watch_scope().targets());
         let beyond = watched.beyond(&reached);
         if !beyond.is_empty() {
             let beyond: Vec<_> = beyond.iter().map(ToString::to_string).collect();

@@ -35,7 +35,7 @@ fn fence(create_revision: Revision) -> Fence {
 fn outdated() -> Outdated {
     Outdated {
         since: jiff::Timestamp::UNIX_EPOCH,
-        streams: vec![PODS],
+        targets: vec![PODS],
     }
 }
 
@@ -126,7 +126,7 @@ impl Rig {
 
     /// All pods up to this version have been observed. The API server was at `present` when it was asked.
     fn hear(&mut self, pods: u64, present: Option<u64>) {
-        let mut progress = Freshness::new(WatchScope::default().streams());
+        let mut progress = Freshness::new(WatchScope::default().targets());
         progress.reach(&PODS, pods);
         if let Some(present) = present {
             progress.compare(&PODS, present, Instant::now());
@@ -338,7 +338,7 @@ async fn new_leader_without_access_to_one_namespace_serves_the_others() {
     rig.register();
     rig.worker.take(Command::KubernetesIsOutdated(Some(Outdated {
         since: jiff::Timestamp::UNIX_EPOCH,
-        streams: vec![WatchTarget::new(crate::kube::PODS, NamespaceScope::namespace("bank"))],
+        targets: vec![WatchTarget::new(crate::kube::PODS, NamespaceScope::namespace("bank"))],
     })));
     rig.lead_first();
     assert_eq!(rig.worker.may_write(Instant::now()), Some(fence(7)));

@@ -22,11 +22,11 @@ async fn unreadable_checkpoint_delays_writes_until_caught_up_with_apiserver() {
     rig.hear(104, Some(105));
     assert_eq!(may_write(&mut rig), None, "the progress of the other kinds is unknown");
     let asked = |pods: u64| {
-        let streams: Vec<WatchTarget> = WatchScope::default().streams().collect();
-        let mut progress = Freshness::new(streams.clone());
-        for stream in &streams {
-            progress.reach(stream, if *stream == PODS { pods } else { 99 });
-            progress.compare(stream, if *stream == PODS { 105 } else { 99 }, Instant::now());
+        let targets: Vec<WatchTarget> = WatchScope::default().targets().collect();
+        let mut progress = Freshness::new(targets.clone());
+        for target in &targets {
+            progress.reach(target, if *target == PODS { pods } else { 99 });
+            progress.compare(target, if *target == PODS { 105 } else { 99 }, Instant::now());
         }
         progress
     };

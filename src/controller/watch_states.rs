@@ -27,7 +27,7 @@ struct TargetState {
 
 /// The states of all watches.
 #[derive(Debug)]
-pub struct Streams {
+pub struct WatchStates {
     states: BTreeMap<WatchTarget, TargetState>,
     /// How fresh the cache of each watch is.
     progress: Freshness,
@@ -35,13 +35,13 @@ pub struct Streams {
     progressed: bool,
 }
 
-impl Streams {
+impl WatchStates {
     /// Returns the watches of this scope. None of them is complete yet.
     pub fn new(watch_scope: &WatchScope) -> Self {
-        let state = |stream| (stream, TargetState::default());
+        let state = |target| (target, TargetState::default());
         Self {
-            states: watch_scope.streams().map(state).collect(),
-            progress: Freshness::new(watch_scope.streams()),
+            states: watch_scope.targets().map(state).collect(),
+            progress: Freshness::new(watch_scope.targets()),
             progressed: false,
         }
     }
@@ -75,7 +75,7 @@ impl Streams {
     /// Whether the watch of this kind that covers `namespace` has completed a list.
     pub fn is_listed_in(&self, kind: &str, namespace: &str) -> bool {
         let mut states = self.states.iter();
-        states.any(|(stream, state)| stream.kind == kind && state.listed && stream.namespaces.contains(namespace))
+        states.any(|(target, state)| target.kind == kind && state.listed && target.namespaces.contains(namespace))
     }
 
     /// Whether the nodes cannot be listed, for example because the operator has no permission.
@@ -92,25 +92,25 @@ impl Streams {
     /// Returns which caches are stale and since when; none if all are fresh.
     pub fn outdated(&self) -> Option<Outdated> {
         let lost = self.states.iter().filter(|(_, state)| !state.void);
-        let lost: Vec<_> = lost.filter_map(|(stream, state)| Some((state.lost?, stream))).collect();
+        let lost: Vec<_> = lost.filter_map(|(target, state)| Some((state.lost?, target))).collect();
         let since = lost.iter().map(|(since, _)| *since).min()?;
-        let streams = lost.into_iter().map(|(_, stream)| stream.clone()).collect();
-        Some(Outdated { since, streams })
+        let targets = lost.into_iter().map(|(_, target)| target.clone()).collect();
+        Some(Outdated { since, targets })
     }
 
     /// Records that everything up to `version` has been processed. `present`: the apiserver's own version, and when the
     /// apiserver was asked for it.
-    pub fn reach(&mut self, stream: &WatchTarget, version: u64, present: Option<(u64, Instant)>) {
-        self.progress.reach(stream, version);
+    pub fn reach(&mut self, target: &WatchTarget, version: u64, present: Option<(u64, Instant)>) {
+        self.progress.reach(target, version);
         if let Some((present, asked)) = present {
-            self.progress.compare(stream, present, asked);
+            self.progress.compare(target, present, asked);
         }
         self.progressed = true;
     }
 
     /// Returns the freshness of all caches, except for watches that have nothing to report.
     pub fn progress(&self) -> Freshness {
-        let is_void = |stream: &WatchTarget| self.states.get(stream).is_some_and(|state| state.void);
+        let is_void = |target: &WatchTarget| self.states.get(target).is_some_and(|state| state.void);
         self.progress.without(is_void)
     }
 
@@ -129,23 +129,23 @@ impl Streams {
             let is_known = state.is_some_and(|state| state.listed && state.lost.is_none());
             is_known && !known.is_there(name)
         };
-        let lost = self.states.iter().filter(|(stream, _)| stream.kind != NAMESPACES);
+        let lost = self.states.iter().filter(|(target, _)| target.kind != NAMESPACES);
         let lost = lost.filter(|(_, state)| state.lost.is_some());
-        let is_void = |stream: &WatchTarget, state: &TargetState| match &*stream.kind {
+        let is_void = |target: &WatchTarget, state: &TargetState| match &*target.kind {
             NODES => !state.listed,
-            _ => is_absent(&stream.namespaces),
+            _ => is_absent(&target.namespaces),
         };
         let void: Vec<WatchTarget> = lost
-            .filter(|(stream, state)| is_void(stream, state))
-            .map(|(stream, _)| stream.clone())
+            .filter(|(target, state)| is_void(target, state))
+            .map(|(target, _)| target.clone())
             .collect();
         let mut found = Vec::new();
-        for (stream, state) in &mut self.states {
-            let is_void = void.contains(stream);
+        for (target, state) in &mut self.states {
+            let is_void = void.contains(target);
             if std::mem::replace(&mut state.void, is_void) != is_void {
                 self.progressed = true;
                 if is_void {
-                    found.push(stream.clone());
+                    found.push(target.clone());
                 }
             }
         }
@@ -172,34 +172,34 @@ mod tests {
         NamespaceScope::namespace("bank")
     }
 
-    fn streams() -> Streams {
-        Streams::new(&WatchScope::of(&["shop".to_owned(), "bank".to_owned()]))
+    fn states() -> WatchStates {
+        WatchStates::new(&WatchScope::of(&["shop".to_owned(), "bank".to_owned()]))
     }
 
-    fn complete(streams: &mut Streams, kind: &'static str, namespaces: &NamespaceScope) {
-        streams.note(kind, namespaces, &COMPLETE);
-        streams.listed(kind, namespaces);
+    fn complete(states: &mut WatchStates, kind: &'static str, namespaces: &NamespaceScope) {
+        states.note(kind, namespaces, &COMPLETE);
+        states.listed(kind, namespaces);
     }
 
-    fn lose(streams: &mut Streams, kind: &'static str, namespaces: &NamespaceScope, second: i64) {
+    fn lose(states: &mut WatchStates, kind: &'static str, namespaces: &NamespaceScope, second: i64) {
         let since = Timestamp::from_second(second).expect("a time");
-        streams.note::<()>(kind, namespaces, &ObjectEvent::Lost(since));
+        states.note::<()>(kind, namespaces, &ObjectEvent::Lost(since));
     }
 
     /// All lists are complete, except those of pods and registrations in the namespace `bank`.
-    fn all_but_the_bank() -> Streams {
-        let mut streams = streams();
-        complete(&mut streams, REGISTRIES, &NamespaceScope::Cluster);
-        complete(&mut streams, RECORD_FORMATS, &NamespaceScope::Cluster);
+    fn all_but_the_bank() -> WatchStates {
+        let mut states = states();
+        complete(&mut states, REGISTRIES, &NamespaceScope::Cluster);
+        complete(&mut states, RECORD_FORMATS, &NamespaceScope::Cluster);
         for namespaces in [shop(), bank()] {
             for kind in [NAMESPACES, SERVICES, ENDPOINT_SLICES] {
-                complete(&mut streams, kind, &namespaces);
+                complete(&mut states, kind, &namespaces);
             }
         }
-        complete(&mut streams, NODES, &NamespaceScope::Cluster);
-        complete(&mut streams, PODS, &shop());
-        complete(&mut streams, REGISTRATIONS, &shop());
-        streams
+        complete(&mut states, NODES, &NamespaceScope::Cluster);
+        complete(&mut states, PODS, &shop());
+        complete(&mut states, REGISTRATIONS, &shop());
+        states
     }
 
     fn namespaces(names: &[&str]) -> NamespaceCache {
@@ -215,64 +215,64 @@ mod tests {
 
     #[test]
     fn streams_are_complete_after_every_list_is_processed() {
-        let mut streams = all_but_the_bank();
-        complete(&mut streams, PODS, &bank());
-        assert!(!streams.are_complete());
-        streams.note(REGISTRATIONS, &bank(), &COMPLETE);
-        assert!(!streams.are_complete(), "the list is not processed yet");
-        assert!(streams.listed(REGISTRATIONS, &bank()));
-        assert!(streams.are_complete());
-        assert!(!streams.listed(REGISTRATIONS, &bank()), "only the first list counts");
+        let mut states = all_but_the_bank();
+        complete(&mut states, PODS, &bank());
+        assert!(!states.are_complete());
+        states.note(REGISTRATIONS, &bank(), &COMPLETE);
+        assert!(!states.are_complete(), "the list is not processed yet");
+        assert!(states.listed(REGISTRATIONS, &bank()));
+        assert!(states.are_complete());
+        assert!(!states.listed(REGISTRATIONS, &bank()), "only the first list counts");
     }
 
     #[test]
     fn what_is_outdated_is_so_since_the_oldest_of_its_streams_was_lost() {
-        let mut streams = all_but_the_bank();
-        assert_eq!(streams.outdated(), None);
-        lose(&mut streams, PODS, &shop(), 8);
-        lose(&mut streams, PODS, &bank(), 7);
-        let outdated = streams.outdated().expect("stale watches");
+        let mut states = all_but_the_bank();
+        assert_eq!(states.outdated(), None);
+        lose(&mut states, PODS, &shop(), 8);
+        lose(&mut states, PODS, &bank(), 7);
+        let outdated = states.outdated().expect("stale watches");
         assert_eq!(outdated.since, Timestamp::from_second(7).expect("a time"));
-        let state: Vec<String> = outdated.streams.iter().map(ToString::to_string).collect();
+        let state: Vec<String> = outdated.targets.iter().map(ToString::to_string).collect();
         assert_eq!(state, ["pods in bank", "pods in shop"]);
-        complete(&mut streams, PODS, &bank());
-        let outdated = streams.outdated().expect("one stale watch");
-        assert_eq!(outdated.streams, [WatchTarget::new(PODS, shop())]);
+        complete(&mut states, PODS, &bank());
+        let outdated = states.outdated().expect("one stale watch");
+        assert_eq!(outdated.targets, [WatchTarget::new(PODS, shop())]);
     }
 
     #[test]
     fn missing_namespace_without_watch_access_is_not_awaited() {
-        let mut streams = all_but_the_bank();
+        let mut states = all_but_the_bank();
         let there = namespaces(&["shop"]);
-        assert_eq!(streams.find_void(&there), [], "the watch is not lost yet");
-        lose(&mut streams, PODS, &bank(), 7);
-        assert_eq!(streams.find_void(&there), [WatchTarget::new(PODS, bank())]);
-        assert!(!streams.are_complete());
-        lose(&mut streams, REGISTRATIONS, &bank(), 8);
-        assert_eq!(streams.find_void(&there), [WatchTarget::new(REGISTRATIONS, bank())]);
-        assert!(streams.are_complete());
-        assert_eq!(streams.outdated(), None);
+        assert_eq!(states.find_void(&there), [], "the watch is not lost yet");
+        lose(&mut states, PODS, &bank(), 7);
+        assert_eq!(states.find_void(&there), [WatchTarget::new(PODS, bank())]);
+        assert!(!states.are_complete());
+        lose(&mut states, REGISTRATIONS, &bank(), 8);
+        assert_eq!(states.find_void(&there), [WatchTarget::new(REGISTRATIONS, bank())]);
+        assert!(states.are_complete());
+        assert_eq!(states.outdated(), None);
         let mut needed = Checkpoint::default();
         needed.add(&WatchTarget::new(PODS, bank()), 7);
-        assert_eq!(streams.progress().lacks(&needed, Instant::now()), []);
+        assert_eq!(states.progress().lacks(&needed, Instant::now()), []);
 
         let created = namespaces(&["shop", "bank"]);
-        assert_eq!(streams.find_void(&created), []);
-        assert!(streams.outdated().is_some(), "the namespace exists now");
+        assert_eq!(states.find_void(&created), []);
+        assert!(states.outdated().is_some(), "the namespace exists now");
         assert_eq!(
-            streams.progress().lacks(&needed, Instant::now()),
+            states.progress().lacks(&needed, Instant::now()),
             [WatchTarget::new(PODS, bank())]
         );
     }
 
     #[test]
     fn existing_or_unknown_namespace_is_awaited() {
-        let mut streams = all_but_the_bank();
-        lose(&mut streams, PODS, &bank(), 7);
-        assert_eq!(streams.find_void(&namespaces(&["shop", "bank"])), []);
-        lose(&mut streams, NAMESPACES, &bank(), 7);
+        let mut states = all_but_the_bank();
+        lose(&mut states, PODS, &bank(), 7);
+        assert_eq!(states.find_void(&namespaces(&["shop", "bank"])), []);
+        lose(&mut states, NAMESPACES, &bank(), 7);
         assert_eq!(
-            streams.find_void(&namespaces(&["shop"])),
+            states.find_void(&namespaces(&["shop"])),
             [],
             "the list of namespaces is stale"
         );
@@ -281,22 +281,22 @@ mod tests {
     #[test]
     fn nodes_never_listed_are_not_awaited_and_listed_nodes_are() {
         let nodes = || WatchTarget::of_cluster(NODES);
-        let mut streams = Streams::new(&WatchScope::default());
-        lose(&mut streams, NODES, &NamespaceScope::Cluster, 7);
-        assert_eq!(streams.find_void(&NamespaceCache::default()), [nodes()]);
-        assert!(streams.are_nodes_unknown() && streams.outdated().is_none());
-        complete(&mut streams, NODES, &NamespaceScope::Cluster);
-        lose(&mut streams, NODES, &NamespaceScope::Cluster, 8);
-        assert_eq!(streams.find_void(&NamespaceCache::default()), []);
-        assert!(!streams.are_nodes_unknown());
-        assert_eq!(streams.outdated().expect("a stale watch").streams, [nodes()]);
+        let mut states = WatchStates::new(&WatchScope::default());
+        lose(&mut states, NODES, &NamespaceScope::Cluster, 7);
+        assert_eq!(states.find_void(&NamespaceCache::default()), [nodes()]);
+        assert!(states.are_nodes_unknown() && states.outdated().is_none());
+        complete(&mut states, NODES, &NamespaceScope::Cluster);
+        lose(&mut states, NODES, &NamespaceScope::Cluster, 8);
+        assert_eq!(states.find_void(&NamespaceCache::default()), []);
+        assert!(!states.are_nodes_unknown());
+        assert_eq!(states.outdated().expect("a stale watch").targets, [nodes()]);
     }
 
     #[test]
     fn nothing_is_ever_void_when_the_cluster_is_watched() {
-        let mut streams = Streams::new(&WatchScope::default());
-        complete(&mut streams, NAMESPACES, &NamespaceScope::Cluster);
-        lose(&mut streams, PODS, &NamespaceScope::Cluster, 7);
-        assert_eq!(streams.find_void(&NamespaceCache::default()), []);
+        let mut states = WatchStates::new(&WatchScope::default());
+        complete(&mut states, NAMESPACES, &NamespaceScope::Cluster);
+        lose(&mut states, PODS, &NamespaceScope::Cluster, 7);
+        assert_eq!(states.find_void(&NamespaceCache::default()), []);
     }
 }
