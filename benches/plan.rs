@@ -8,7 +8,6 @@
 use std::alloc::System;
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
-use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +18,7 @@ use leasehold::index::{
 };
 use leasehold::model::{
     Expect, Families, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, Protocol, RegistrationRef, Revision,
-    Transaction, TxnOutcome,
+    Transaction, TxnOutcome, entries_below,
 };
 use leasehold::plan::{DesiredState, FormatBinding, MetaKeys, Planner, PodState, RegistrationSettings, Step};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -313,12 +312,8 @@ impl Operator {
 }
 
 fn entries(etcd: &StandIn, prefix: &Prefix) -> Vec<(Key, KeyValue)> {
-    let from = etcd
-        .keys
-        .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
-    from.take_while(|(key, _)| prefix.contains(key))
-        .map(|(key, held)| (key.clone(), held.clone()))
-        .collect()
+    let inside = entries_below(&etcd.keys, prefix.as_str());
+    inside.map(|(key, held)| (key.clone(), held.clone())).collect()
 }
 
 fn median(mut rounds: Vec<Duration>) -> Duration {

@@ -158,11 +158,6 @@ impl LeasePool {
         }
     }
 
-    /// The number of granted leases whose record is not written yet.
-    pub fn fresh(&self) -> usize {
-        self.fresh.len()
-    }
-
     /// The number of granted leases of `ttl` seconds whose record is not written yet.
     pub(super) fn fresh_of(&self, ttl: u32) -> usize {
         self.fresh.iter().filter(|id| self.known[id].ttl == ttl).count()

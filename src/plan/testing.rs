@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::desired::{DesiredPod, EndpointRecords};
 use super::meta::MetaKeys;
+use super::planner::Planner;
 use crate::model::{
     Endpoint, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, PrefixChanges, Record,
     RegistrationRef, Revision, Transaction, TxnOutcome, Value,
@@ -397,4 +398,21 @@ pub(super) fn endpoint(pod: &str, port: u16) -> Endpoint {
         weight: None,
         metadata: Arc::default(),
     }
+}
+
+/// Offers the room on leases and requests those that are missing, as the worker does. `requested` are the leases on their
+/// way, each with its time to live. Returns whether that changed anything.
+pub(super) fn request_leases(planner: &mut Planner, etcd: &mut Etcd, requested: &mut Vec<(LeaseId, u32)>) -> bool {
+    let mut is_any = planner.offer_room();
+    let mut in_flight: BTreeMap<u32, usize> = BTreeMap::new();
+    for (_, ttl) in requested.iter() {
+        *in_flight.entry(*ttl).or_default() += 1;
+    }
+    while let Some(ttl) = planner.grant_due(&in_flight) {
+        requested.push((etcd.grant(), ttl));
+        *in_flight.entry(ttl).or_default() += 1;
+        assert!(requested.len() <= 40, "these are far more leases than all keys need");
+        is_any = true;
+    }
+    is_any
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::properties::{Event, KEYS, PODS, REGISTRATIONS, Wish};
-use super::testing::{Etcd, meta, reference};
+use super::testing::{Etcd, meta, reference, request_leases};
 use super::{Planner, PodState, Quota, Step, Ticket};
 use crate::model::{Fence, LeaseId, Prefix, RegistrationRef, Transaction, TxnOutcome};
 
@@ -250,21 +250,8 @@ impl World {
         }
     }
 
-    /// Offers the room on leases and requests those that are missing, as the worker does. Returns whether that changed
-    /// anything.
     fn grant(&mut self) -> bool {
-        let mut is_any = self.planner.offer_room();
-        let mut in_flight: BTreeMap<u32, usize> = BTreeMap::new();
-        for (_, ttl) in &self.grants {
-            *in_flight.entry(*ttl).or_default() += 1;
-        }
-        while let Some(ttl) = self.planner.grant_due(&in_flight) {
-            self.grants.push((self.etcd.grant(), ttl));
-            *in_flight.entry(ttl).or_default() += 1;
-            assert!(self.grants.len() <= 20, "these are far more leases than all keys need");
-            is_any = true;
-        }
-        is_any
+        request_leases(&mut self.planner, &mut self.etcd, &mut self.grants)
     }
 
     fn commit(&mut self, which: usize) {

@@ -13,7 +13,7 @@ use crate::index::{
     Addresses, DirtyMark, Index, Pod, PodChange, PodPort, Port, PortTarget, Registration, Selector, Target,
 };
 use crate::model::{Families, Fence, Key, LeaseId, NamespaceScope, Protocol, RegistrationRef, Transaction, TxnOutcome};
-use crate::plan::testing::{Etcd, meta};
+use crate::plan::testing::{Etcd, meta, request_leases};
 use crate::plan::{
     DesiredState, FormatBinding, GuardSettings, Moment, Planner, PodState, PrefixGrant, Quota, RegistrationSettings,
     Step, Ticket,
@@ -340,21 +340,8 @@ impl Operator {
         true
     }
 
-    /// Offers the room on leases and requests those that are missing, as the worker does. Returns whether that changed
-    /// anything.
     fn grant(&mut self, etcd: &mut Etcd) -> bool {
-        let mut is_any = self.planner.offer_room();
-        let mut in_flight: BTreeMap<u32, usize> = BTreeMap::new();
-        for (_, ttl) in &self.grants {
-            *in_flight.entry(*ttl).or_default() += 1;
-        }
-        while let Some(ttl) = self.planner.grant_due(&in_flight) {
-            self.grants.push((etcd.grant(), ttl));
-            *in_flight.entry(ttl).or_default() += 1;
-            assert!(self.grants.len() <= 40, "these are far more leases than all keys need");
-            is_any = true;
-        }
-        is_any
+        request_leases(&mut self.planner, etcd, &mut self.grants)
     }
 
     fn take(&mut self, step: Step) {

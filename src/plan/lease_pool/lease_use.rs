@@ -109,7 +109,8 @@ impl LeasePool {
     }
 
     /// Reserves room on leases of `ttl` seconds for the keys of several lease groups: for all of them, or for none. A
-    /// failure changes nothing: a lease that was reserved and released would be offered again to those who wait, in vain.
+    /// failure changes nothing: a lease that was reserved and released would be offered again to those who wait, in vain. So
+    /// an empty lease may stay unused until the grant for which they wait has come.
     /// Returns a lease for each group, or the first group without room. The room stays reserved until
     /// [`LeasePool::release`].
     pub(in crate::plan) fn reserve<'a>(

@@ -48,7 +48,7 @@ fn a_fresh_lease_takes_no_key_before_it_is_recorded() {
     leases.granted(A, 30);
     assert_eq!(
         (
-            leases.fresh(),
+            leases.fresh_of(30),
             reserve(&mut leases, (30, &LeaseGroup::Everything), 1, None)
         ),
         (1, None)
@@ -57,7 +57,7 @@ fn a_fresh_lease_takes_no_key_before_it_is_recorded() {
     leases.recorded(A, Some(30), 5);
     assert_eq!(
         (
-            leases.fresh(),
+            leases.fresh_of(30),
             reserve(&mut leases, (30, &LeaseGroup::Everything), 1, None)
         ),
         (0, Some(A))
@@ -260,7 +260,7 @@ fn a_lease_that_is_gone_is_asked_for_no_record() {
     leases.gone(A);
     assert_eq!(leases.unrecorded(10), [(LeaseId(0xc), 30, Expect::Absent)]);
     leases.clear(std::iter::empty());
-    assert_eq!((leases.fresh(), leases.unrecorded(10).len()), (0, 0));
+    assert_eq!((leases.fresh_of(30), leases.unrecorded(10).len()), (0, 0));
 }
 
 #[test]
