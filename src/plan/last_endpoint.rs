@@ -20,7 +20,7 @@ impl Planner {
         let Some(state) = self.registrations.get(registration) else {
             return;
         };
-        let is_well = !state.settings.keep_last || state.kept.is_some() || state.has_ready_endpoint();
+        let is_well = !state.settings.keep_last || state.kept.is_some() || self.has_ready_endpoint(registration, state);
         if is_well || state.unready.is_empty() {
             return;
         }
@@ -36,6 +36,12 @@ impl Planner {
         let desired = state.unready[&pod].clone();
         self.replace_desired(registration, &pod, Some(desired));
         self.registrations.set_kept(registration, Some(pod));
+    }
+
+    /// Whether a ready pod has an endpoint, and room for it in the quota of its namespace.
+    fn has_ready_endpoint(&self, registration: &RegistrationRef, state: &RegistrationState) -> bool {
+        let mut ready = state.ready_endpoints();
+        ready.any(|pod| self.quotas.is_admitted(registration, pod))
     }
 
     /// Drops the kept endpoint of `registration`, as an unconfirmed removal: it is no longer needed, or another one
@@ -55,7 +61,7 @@ impl Planner {
             let Some(state) = self.registrations.get(&registration) else {
                 continue;
             };
-            if !state.settings.keep_last || state.has_ready_endpoint() {
+            if !state.settings.keep_last || self.has_ready_endpoint(&registration, state) {
                 self.stop_keeping_last(&registration);
                 continue;
             }
@@ -69,7 +75,7 @@ impl Planner {
             };
             let mut prefixes = state.prefixes().iter();
             let is_listed = prefixes.all(|prefix| self.prefixes.is_listed(prefix.as_str()));
-            if !is_listed && !state.has_ready_endpoint() {
+            if !is_listed && !self.has_ready_endpoint(&registration, state) {
                 self.registrations.mark_undecided(&registration);
             }
         }

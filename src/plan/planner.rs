@@ -209,7 +209,10 @@ impl Planner {
             .is_some_and(|desired| desired.all_records().next().is_some());
         let dropped = self.replace_desired(registration, pod, desired);
         self.drop_keys(registration, pod, &dropped, cause);
-        if has_endpoint {
+        if has_endpoint && self.quotas.limits(&registration.namespace) {
+            // The quota may have no room for it.
+            self.registrations.mark_undecided(registration);
+        } else if has_endpoint {
             self.stop_keeping_last(registration);
         } else {
             self.keep_if_last(registration, None);

@@ -133,6 +133,13 @@ impl Quotas {
         self.by_namespace.contains_key(namespace)
     }
 
+    /// Whether `pod` has room in the quota of its namespace; not while that is undecided.
+    pub(super) fn is_admitted(&self, registration: &RegistrationRef, pod: &Arc<str>) -> bool {
+        let ration = self.by_namespace.get(&registration.namespace);
+        let is_placed = |ration: &Ration| ration.placed.contains_key(&(registration.clone(), pod.clone()));
+        ration.is_none_or(is_placed)
+    }
+
     /// Records that the desired keys of `pod` have changed.
     pub fn mark_changed(&mut self, registration: &RegistrationRef, pod: &Arc<str>) {
         let ration = self.by_namespace.get_mut(&registration.namespace);
@@ -316,7 +323,13 @@ impl Planner {
     fn grant_place(&mut self, (registration, pod): &Candidate) {
         if let Some(whole) = self.registrations.set_rationed(registration, pod, None) {
             self.replace_desired(registration, pod, Some(whole));
-            // Another endpoint may have been kept while this pod waited.
+        }
+        if self
+            .registrations
+            .get(registration)
+            .is_some_and(|state| state.kept.is_some())
+        {
+            // An endpoint was kept while it was open whether this pod has room.
             self.registrations.mark_undecided(registration);
         }
     }

@@ -88,10 +88,12 @@ impl RegistrationState {
         self.dropped.get(pod).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a ready pod has an endpoint.
-    pub fn has_ready_endpoint(&self) -> bool {
-        let mut ready = self.pods.iter().filter(|(pod, _)| self.kept.as_ref() != Some(*pod));
-        ready.any(|(_, desired)| desired.all_records().next().is_some())
+    /// The ready pods that have an endpoint.
+    pub fn ready_endpoints(&self) -> impl Iterator<Item = &Arc<str>> {
+        let ready = self.pods.iter().filter(|(pod, _)| self.kept.as_ref() != Some(*pod));
+        ready
+            .filter(|(_, desired)| desired.all_records().next().is_some())
+            .map(|(pod, _)| pod)
     }
 
     /// Returns the precedence of the claim of `pod` to `key`. The least one wins: claims of the previous spec come

@@ -345,29 +345,56 @@ fn the_next_leader_decides_as_the_one_before() {
     assert_eq!(rig.etcd.held("/s/x").map(|held| held.mod_revision), revision);
 }
 
+impl Rig {
+    /// `orders` keeps its last endpoint. With an older registration, it shares a quota of two keys, which two pods use: one
+    /// of each. `older` and `second` wait for room if they are among `ready`. The pod `first` of `orders` is not ready.
+    fn show_kept_at_quota(&mut self, ready: &[&str]) {
+        let keeping = RegistrationSettings {
+            keep_last: true,
+            ..settings(2)
+        };
+        self.planner.set_settings(&reference("orders"), keeping);
+        self.planner.set_settings(&reference("other"), settings(1));
+        self.allow(2);
+        let unready = PodState::Unready(at("first"));
+        self.planner
+            .set_pod_state(&reference("orders"), &"first".into(), unready);
+        for pod in ready {
+            let registration = if *pod == "second" { "orders" } else { "other" };
+            self.want(registration, pod, &[&format!("/s/{pod}")], "1");
+        }
+    }
+
+    fn settle_removals(&mut self) {
+        self.run();
+        self.judge_now();
+        self.run();
+    }
+}
+
 #[test]
 fn kept_last_endpoint_is_removed_once_a_pod_above_the_quota_is_registered() {
     let mut rig = Rig::new();
-    let keeping = RegistrationSettings {
-        keep_last: true,
-        ..settings(2)
-    };
-    rig.planner.set_settings(&reference("orders"), keeping);
-    rig.planner.set_settings(&reference("other"), settings(1));
     rig.allow(2);
-    rig.want("other", "o", &["/s/o"], "1");
     rig.want("orders", "first", &["/s/first"], "1");
+    rig.run();
+    rig.show_kept_at_quota(&["o", "older"]);
+    rig.settle_removals();
+    assert_eq!(rig.kept_keys(), ["first", "o"]);
+    // The quota has no room for another pod of it.
     rig.want("orders", "second", &["/s/second"], "1");
-    rig.run();
-    let unready = PodState::Unready(at("first"));
-    rig.planner
-        .set_pod_state(&reference("orders"), &"first".into(), unready);
-    rig.run();
+    rig.settle_removals();
     assert_eq!(rig.kept_keys(), ["first", "o"], "the service is not emptied");
+    rig.succeed();
+    rig.show_kept_at_quota(&["o", "older", "second"]);
+    rig.planner.kubernetes_is_complete();
+    rig.settle_removals();
+    assert_eq!(rig.kept_keys(), ["first", "o"], "nor by the next leader");
     rig.drop_pod("other", "o");
-    rig.run();
-    rig.judge_now();
-    rig.run();
+    rig.settle_removals();
+    assert_eq!(rig.kept_keys(), ["first", "older"], "the older one comes first");
+    rig.drop_pod("other", "older");
+    rig.settle_removals();
     assert_eq!(rig.kept_keys(), ["second"]);
 }
 
