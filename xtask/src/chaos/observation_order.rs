@@ -25,7 +25,7 @@ impl Desired {
     /// Whether a key could have this value by one who saw pods, registrations and nodes of this time, but not in the order in
     /// which they were seen here; and who knew what the pod was at `known`. Only a registration that changed or lets pods wait
     /// leaves that open, or a pod and its node that both changed.
-    pub fn could_be(&self, key: &str, value: &str, within: Span, known: Moment) -> Otherwise {
+    pub fn could_be(&self, key: &str, value: &str, within: Span, known: Moment, well: bool) -> Otherwise {
         let mut otherwise = Otherwise::default();
         let name = named(key);
         let Some(pods) = self.pods.get(name).map(|states| alive(states, within)) else {
@@ -43,10 +43,11 @@ impl Desired {
                         continue;
                     }
                     let depends_on_node = keys.windows(2).any(|pair| pair[0] != pair[1]);
-                    // When the time of a pod is over depends on which came first, the pod or an edit, and on whether the
-                    // end of an earlier state has been received yet.
+                    // When the time of a pod is over depends on which came first, the pod or an edit.
                     let waits = !registration.min_ready().is_zero();
-                    if waits || states.len() > 1 || depends_on_node && pods.len() > 1 {
+                    otherwise.is_right |= waits;
+                    // While not all was well, an earlier state of the pod may be followed after its end.
+                    if waits && !well || states.len() > 1 || depends_on_node && pods.len() > 1 {
                         let since = otherwise.since.map_or(state.from, |since| since.min(state.from));
                         otherwise.since = Some(since);
                         otherwise.is_right = true;

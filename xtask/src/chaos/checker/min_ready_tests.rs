@@ -124,6 +124,26 @@ fn paused_leader_may_follow_each_earlier_state_of_a_pod_in_turn() {
 }
 
 #[test]
+fn registered_pod_that_waited_is_judged_like_any_other_while_all_is_well() {
+    let registered = || {
+        let mut story = Story::patient(0.0, 1);
+        story.ready_since(10.2, 10.0);
+        story.ours(11.05, VALUE);
+        story
+    };
+    let mut story = registered();
+    story.delete(KEY, 11.5);
+    story.ours(11.7, VALUE);
+    assert_eq!(story.kinds(), [Kind::Stale], "nothing has changed");
+    let mut story = registered();
+    story.ready(11.3, false);
+    story.delete(KEY, 11.35);
+    story.ready_since(11.5, 11.4);
+    story.ours(11.6, VALUE);
+    assert_eq!(story.kinds(), [Kind::Early], "it has to wait again");
+}
+
+#[test]
 fn time_goes_on_while_servers_are_away() {
     let mut story = Story::patient(0.0, 3);
     story.ready_since(10.2, 10.0);

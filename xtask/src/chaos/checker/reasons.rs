@@ -107,7 +107,11 @@ impl History<'_> {
         {
             return Judgement::Wrong(Kind::Early, why);
         }
-        let otherwise = value.map(|value| self.scene.desired.could_be(self.key, value, within, known));
+        let is_calm = self.health.is_calm(within);
+        let otherwise = value.map(|value| {
+            let desired = &self.scene.desired;
+            desired.could_be(self.key, value, within, known, is_calm)
+        });
         let otherwise = otherwise.unwrap_or_default();
         if let Some(reached) = right.iter().find(|i| **i >= self.reached) {
             // Maybe it was written by an older state of the pod, what came after which is yet to be followed.
@@ -122,7 +126,7 @@ impl History<'_> {
         }
         let desired = &self.scene.desired;
         let is_open = value.is_none() && desired.could_be_gone(self.key, within)
-            || desired.service_could_be(self.key, value, within, self.health.is_calm(within));
+            || desired.service_could_be(self.key, value, within, is_calm);
         if otherwise.is_right || is_open || self.scene.retained.allows(self.key, value, within) {
             return Judgement::Right;
         }
