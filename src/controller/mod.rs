@@ -241,7 +241,7 @@ impl Controller {
                 self.examine_node_users(cache, now);
                 continue;
             }
-            tracing::info!(%target, "the namespace does not exist; its watch counts as complete and empty");
+            tracing::info!(watch = %target, "the namespace does not exist; its watch counts as complete and empty");
             if target.kind == PODS {
                 // The pods were deleted with the namespace, although no watch event reported it.
                 cache.index.begin_pod_relist(&target.namespaces);

@@ -287,8 +287,8 @@ mod tests {
     fn what_has_nothing_to_tell_is_not_waited_for() {
         let checkpoint = checkpoint_of([(pods_in("bank"), 7), (pods_in("shop"), 105)]);
         let progress = Freshness::new([pods_in("bank"), pods_in("shop")]);
-        let target = progress.without(|target| *target == pods_in("shop"));
-        assert_eq!(target.lacks(&checkpoint, Instant::now()), [pods_in("bank")]);
+        let others = progress.without(|target| *target == pods_in("shop"));
+        assert_eq!(others.lacks(&checkpoint, Instant::now()), [pods_in("bank")]);
     }
 
     #[test]

@@ -434,7 +434,7 @@ impl Mirror {
             let prefix = root.as_str();
             tracing::warn!(
                 prefix,
-                message,
+                reason = message,
                 "etcd denies reading the prefix; its keys are left unchanged"
             );
             self.send(Observation::Denied { prefix: root }).await?;

@@ -24,7 +24,8 @@ const NAMED: usize = 5;
 /// The candidates that have a record in etcd.
 #[derive(Debug)]
 pub(super) struct Candidates {
-    prefix: Prefix,
+    /// The prefix of the candidates' records.
+    candidates: Prefix,
     /// The prefix of all bookkeeping keys.
     meta: Prefix,
     /// The namespaces that this replica watches; empty if it watches all.
@@ -33,9 +34,9 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    pub fn new(meta: Prefix, prefix: Prefix, namespaces: BTreeSet<Arc<str>>) -> Self {
+    pub fn new(meta: Prefix, candidates: Prefix, namespaces: BTreeSet<Arc<str>>) -> Self {
         Self {
-            prefix,
+            candidates,
             meta,
             namespaces,
             records: BTreeMap::new(),
@@ -46,14 +47,14 @@ impl Candidates {
     pub fn observe(&mut self, observation: &Observation) -> bool {
         let read = |key: &Key, held: &KeyValue| Some((key.clone(), CandidateRecord::read(held)?));
         match observation {
-            Observation::Changed { key, held, .. } if self.prefix.contains(key) => {
+            Observation::Changed { key, held, .. } if self.candidates.contains(key) => {
                 match held.as_ref().and_then(|held| read(key, held)) {
                     Some((key, record)) => self.records.insert(key, record.clone()) != Some(record),
                     None => self.records.remove(key).is_some(),
                 }
             }
             Observation::Snapshot { prefix, entries, .. } if *prefix == self.meta => {
-                let within = entries.iter().filter(|(key, _)| self.prefix.contains(key));
+                let within = entries.iter().filter(|(key, _)| self.candidates.contains(key));
                 let records = within.filter_map(|(key, held)| read(key, held)).collect();
                 let changed = self.records != records;
                 self.records = records;

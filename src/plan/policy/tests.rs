@@ -147,7 +147,7 @@ fn the_most_generous_rule_says_how_many_keys() {
 }
 
 #[test]
-fn a_scope_is_refused_when_no_key_in_it_can_be_allowed() {
+fn a_prefix_is_refused_when_no_key_in_it_can_be_allowed() {
     let pass = pass(&[rule("shops", &["/services/shop", "/services/other/x"])]);
     let check = |prefix: &str| pass.check_prefix(&Prefix::below(prefix)).is_ok();
     assert!(check("/services/shop") && check("/services/shop/orders"));

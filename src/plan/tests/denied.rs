@@ -127,7 +127,7 @@ fn each_granted_prefix_has_a_lease_and_one_has_as_many_as_it_fills() {
 }
 
 #[test]
-fn a_scope_that_may_not_be_read_waits_alone_and_is_written_once_it_may() {
+fn a_prefix_that_may_not_be_read_waits_alone_and_is_written_once_it_may() {
     let mut rig = rig();
     rig.listen();
     deny(&mut rig, "/t/");
@@ -167,7 +167,7 @@ fn of_a_pod_that_may_be_written_in_one_place_only_that_is_written() {
 }
 
 #[test]
-fn a_refused_transaction_names_the_scopes_and_leases_to_ask_about() {
+fn a_refused_transaction_names_the_prefixes_and_leases_to_ask_about() {
     let mut rig = rig();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.want("carts", "q", &["/t/q"], "1");

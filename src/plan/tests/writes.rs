@@ -185,7 +185,7 @@ fn a_fenced_write_is_planned_again() {
 }
 
 #[test]
-fn a_scope_is_watched_until_the_last_key_of_its_registration_has_left() {
+fn a_prefix_is_watched_until_the_last_key_of_its_registration_has_left() {
     let mut rig = Rig::new();
     rig.want("orders", "p", &["/s/p"], "1");
     rig.run();
