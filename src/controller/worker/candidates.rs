@@ -25,7 +25,7 @@ const NAMED: usize = 5;
 #[derive(Debug)]
 pub(super) struct Candidates {
     /// The prefix of the candidates' records.
-    candidates: Prefix,
+    below: Prefix,
     /// The prefix of all bookkeeping keys.
     meta: Prefix,
     /// The namespaces that this replica watches; empty if it watches all.
@@ -34,9 +34,9 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    pub fn new(meta: Prefix, candidates: Prefix, namespaces: BTreeSet<Arc<str>>) -> Self {
+    pub fn new(meta: Prefix, below: Prefix, namespaces: BTreeSet<Arc<str>>) -> Self {
         Self {
-            candidates,
+            below,
             meta,
             namespaces,
             records: BTreeMap::new(),
@@ -47,14 +47,14 @@ impl Candidates {
     pub fn observe(&mut self, observation: &Observation) -> bool {
         let read = |key: &Key, held: &KeyValue| Some((key.clone(), CandidateRecord::read(held)?));
         match observation {
-            Observation::Changed { key, held, .. } if self.candidates.contains(key) => {
+            Observation::Changed { key, held, .. } if self.below.contains(key) => {
                 match held.as_ref().and_then(|held| read(key, held)) {
                     Some((key, record)) => self.records.insert(key, record.clone()) != Some(record),
                     None => self.records.remove(key).is_some(),
                 }
             }
             Observation::Snapshot { prefix, entries, .. } if *prefix == self.meta => {
-                let within = entries.iter().filter(|(key, _)| self.candidates.contains(key));
+                let within = entries.iter().filter(|(key, _)| self.below.contains(key));
                 let records = within.filter_map(|(key, held)| read(key, held)).collect();
                 let changed = self.records != records;
                 self.records = records;
