@@ -57,7 +57,6 @@ impl Planner {
         }
         self.work.extend(works);
         for key in &keys {
-            self.room_may_be_free(key);
             self.enqueue(key);
         }
         self.drop_former_around(&keys);

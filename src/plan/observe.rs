@@ -84,10 +84,7 @@ impl Planner {
         }
         match observed {
             Observed::Changed => self.key_changed(key),
-            Observed::Unchanged if is_absent => {
-                self.room_may_be_free(key);
-                self.keys.drop_if_unused(key);
-            }
+            Observed::Unchanged if is_absent => self.keys.drop_if_unused(key),
             Observed::Unchanged | Observed::Outdated => {}
         }
     }
@@ -106,7 +103,6 @@ impl Planner {
     fn key_changed(&mut self, key: &Key) {
         let claims = self.keys.get(key).into_iter().flat_map(|state| &state.claims);
         claims.for_each(|claim| self.registrations.mark_claim(claim));
-        self.room_may_be_free(key);
         self.enqueue(key);
     }
 

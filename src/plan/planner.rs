@@ -258,7 +258,6 @@ impl Planner {
         };
         self.guard.back(key);
         self.rejected.clear(key);
-        self.room_may_be_free(key);
         let is_without_lease = self.prefixes.is_without_lease(key);
         if self.keys.claim(key, claim, is_without_lease) {
             self.rank(key);

@@ -1,8 +1,7 @@
 //! Quotas: how many keys each namespace may have, and which of its pods get none when more are desired.
 //!
 //! A pod has all of its keys for a registration or none. A pod that has keys keeps them: a healthy endpoint is never
-//! removed to make room for another one. So the room of a pod that is not desired any more is free only when its keys are
-//! gone: the guard may hold them, and the pod may be back before they go. Free room is given to the oldest registration first, and within it by pod
+//! removed to make room for another one. Free room is given to the oldest registration first, and within it by pod
 //! name. If the limit itself was lowered, the youngest registrations lose keys first. So after a takeover the new
 //! leader decides like the old one, because both start from what etcd holds.
 
@@ -12,10 +11,9 @@ use std::sync::Arc;
 
 use super::desired::{DesiredPod, Problem};
 use super::guard::Cause;
-use super::key_table::KeyState;
 use super::planner::Planner;
 use super::policy::Quota;
-use crate::model::{Key, RegistrationRef};
+use crate::model::RegistrationRef;
 
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
@@ -37,10 +35,6 @@ struct Ration {
     placed: HashMap<Candidate, usize>,
     /// The number of keys of all admitted pods.
     used: usize,
-    /// The pods that are not desired any more, each with the number of its keys that are still to be removed.
-    leaving: HashMap<Candidate, usize>,
-    /// The number of keys of all leaving pods.
-    left: usize,
     /// The pods that wait for room, the next one first, each with the number of its keys. A pod comes by the creation time
     /// of its registration, in seconds since 1970.
     waiting: BTreeMap<(i64, Candidate), usize>,
@@ -66,8 +60,6 @@ impl Ration {
             quota,
             placed: HashMap::new(),
             used: 0,
-            leaving: HashMap::new(),
-            left: 0,
             waiting: BTreeMap::new(),
             changed: BTreeSet::new(),
             is_open: true,
@@ -80,11 +72,8 @@ impl Ration {
         self.changed = BTreeSet::new();
     }
 
-    /// Whether a pod that needs `keys` keys can be admitted. The keys of leaving pods are in the way of pods that wait, and
-    /// not of those that have theirs.
-    fn has_room_for(&self, keys: usize, waits: bool) -> bool {
-        let left = if waits { self.left } else { 0 };
-        self.used + left + keys <= self.quota.keys
+    fn has_room_for(&self, keys: usize) -> bool {
+        self.used + keys <= self.quota.keys
     }
 
     fn place(&mut self, pod: Candidate, keys: usize) {
@@ -92,18 +81,9 @@ impl Ration {
         self.placed.insert(pod, keys);
     }
 
-    /// Counts the keys of a pod that is not desired any more, until they are removed.
-    fn let_leave(&mut self, pod: Candidate, keys: usize) {
-        if keys > 0 {
-            self.left += keys;
-            self.leaving.insert(pod, keys);
-        }
-    }
-
     /// Drops the decision about `pod`, of a registration that was `created` then. Returns whether it was admitted.
     fn withdraw(&mut self, pod: &Candidate, created: i64) -> bool {
         self.waiting.remove(&(created, pod.clone()));
-        self.left -= self.leaving.remove(pod).unwrap_or_default();
         let keys = self.placed.remove(pod);
         self.used -= keys.unwrap_or_default();
         keys.is_some()
@@ -114,7 +94,7 @@ impl Ration {
     fn place_waiting(&mut self) -> Vec<Candidate> {
         let mut placed = Vec::new();
         while let Some(first) = self.waiting.first_entry()
-            && self.used + self.left + *first.get() <= self.quota.keys
+            && self.used + *first.get() <= self.quota.keys
         {
             let ((_, pod), keys) = first.remove_entry();
             placed.push(pod.clone());
@@ -214,7 +194,7 @@ impl Planner {
             if keeping.is_empty() {
                 return;
             }
-            // The keys of the kept endpoints are removed, and leave room then.
+            // What they kept leaves room.
             for registration in keeping {
                 self.stop_keeping_last(&registration);
             }
@@ -259,15 +239,11 @@ impl Planner {
         let is_listed = self.is_namespace_listed(namespace);
         ration.placed.clear();
         ration.waiting.clear();
-        ration.leaving.clear();
-        (ration.used, ration.left) = (0, 0);
-        for (pod, keys) in self.leaving_pods(namespace) {
-            ration.let_leave(pod, keys);
-        }
+        ration.used = 0;
         // A pod whose keys have not been read yet may have precedence.
         let mut is_full = wanted > ration.quota.keys && !is_listed;
         for applicant in applicants {
-            let has_room = ration.has_room_for(applicant.keys, applicant.waits);
+            let has_room = ration.has_room_for(applicant.keys);
             is_full |= applicant.waits && !has_room;
             if has_room && !(applicant.waits && is_full) {
                 self.grant_place(&applicant.pod);
@@ -295,10 +271,7 @@ impl Planner {
             let created = state.settings.created;
             let was_placed = ration.withdraw(&pod, created);
             let desired = state.rationed.get(&pod.1).or_else(|| state.pods.get(&pod.1));
-            match desired.and_then(|desired| self.applicant(created, pod.clone(), desired, was_placed)) {
-                Some(applicant) => applicants.push(applicant),
-                None => ration.let_leave(pod.clone(), self.keys_to_remove(state.dropped_by(&pod.1))),
-            }
+            applicants.extend(desired.and_then(|desired| self.applicant(created, pod, desired, was_placed)));
         }
         let (waiting, having): (Vec<_>, Vec<_>) = applicants.into_iter().partition(|applicant| applicant.waits);
         for applicant in &having {
@@ -336,43 +309,6 @@ impl Planner {
             }
         }
         applicants
-    }
-
-    /// Returns the pods of a namespace that need no keys and still have some, with the number of these.
-    fn leaving_pods(&self, namespace: &Arc<str>) -> Vec<(Candidate, usize)> {
-        let mut leaving = Vec::new();
-        for (registration, state) in self.registrations.of_namespace(namespace) {
-            for (pod, dropped) in &state.dropped {
-                let desired = state.rationed.get(pod).or_else(|| state.pods.get(pod));
-                let candidate = (registration.clone(), pod.clone());
-                let needs_none = desired.is_none_or(|desired| {
-                    let applicant = self.applicant(state.settings.created, candidate.clone(), desired, false);
-                    applicant.is_none()
-                });
-                if needs_none {
-                    leaving.push((candidate, self.keys_to_remove(dropped)));
-                }
-            }
-        }
-        leaving
-    }
-
-    /// The number of `dropped` keys that etcd holds, or that are being written.
-    fn keys_to_remove(&self, dropped: &[Key]) -> usize {
-        let states = dropped.iter().filter_map(|key| self.keys.get(key));
-        let is_there = |state: &KeyState| state.is_ours(&self.leases) || state.in_flight.is_some();
-        states.filter(|state| state.is_unclaimed() && is_there(state)).count()
-    }
-
-    /// Decides again about the pod that had `key`: it may be gone, or another pod gets it.
-    pub(super) fn room_may_be_free(&mut self, key: &Key) {
-        if self.quotas.by_namespace.is_empty() {
-            return;
-        }
-        let state = self.keys.get(key).filter(|state| state.is_unclaimed());
-        if let Some(claim) = state.and_then(|state| state.last_claim.as_deref()).cloned() {
-            self.quotas.mark_changed(&claim.registration, &claim.pod);
-        }
     }
 
     /// Returns what `pod` needs; none if it needs no keys.
@@ -458,18 +394,11 @@ impl Planner {
                     placed.insert(applicant.pod, applicant.keys);
                 }
             }
-            let leaving = self.leaving_pods(namespace).into_iter().filter(|(_, keys)| *keys > 0);
-            let leaving: HashMap<Candidate, usize> = leaving.collect();
             assert_eq!((&ration.placed, &ration.waiting), (&placed, &waiting), "{namespace}");
-            assert_eq!(ration.leaving, leaving, "{namespace}");
             assert_eq!(ration.used, placed.values().sum::<usize>(), "{namespace}");
-            assert_eq!(ration.left, leaving.values().sum::<usize>(), "{namespace}");
             assert!(ration.used <= ration.quota.keys, "{ration:?}");
             let next = waiting.first_key_value();
-            assert!(
-                next.is_none_or(|(_, keys)| !ration.has_room_for(*keys, true)),
-                "{ration:?}"
-            );
+            assert!(next.is_none_or(|(_, keys)| !ration.has_room_for(*keys)), "{ration:?}");
         }
     }
 }
