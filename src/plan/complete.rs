@@ -57,6 +57,7 @@ impl Planner {
         }
         self.work.extend(works);
         for key in &keys {
+            self.free_room_of(key);
             self.enqueue(key);
         }
         self.drop_former_around(&keys);

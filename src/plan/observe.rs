@@ -103,6 +103,7 @@ impl Planner {
     fn key_changed(&mut self, key: &Key) {
         let claims = self.keys.get(key).into_iter().flat_map(|state| &state.claims);
         claims.for_each(|claim| self.registrations.mark_claim(claim));
+        self.free_room_of(key);
         self.enqueue(key);
     }
 
@@ -152,7 +153,7 @@ impl Planner {
     fn forget(&mut self) {
         self.leases.clear(self.transactions.reserved());
         self.prefixes.forget_lists();
-        self.quotas.mark_all_undecided();
+        self.quotas.forget_observed();
         self.guard.forget_record();
         // The guard still needs the result for its keys: the list that follows shows whether they exist.
         self.keys.forget_observed(|key| self.guard.knows(key));

@@ -178,6 +178,10 @@ impl Planner {
         for key in state.dropped.values().flatten() {
             self.work.push(Work::Key(key.clone()));
         }
+        if self.quotas.limits(&registration.namespace) {
+            let had = state.keys().chain(state.keys_of_all_unregistered()).cloned();
+            self.add_leaving(&registration.namespace, had.collect());
+        }
         self.permissions.forget(registration);
         self.queue_unclaimed_in(state.prefixes());
         if state.settings.suspended {
@@ -262,6 +266,7 @@ impl Planner {
         if self.keys.claim(key, claim, is_without_lease) {
             self.rank(key);
         }
+        self.free_room_of(key);
     }
 
     /// Sorts the claims on `key`.

@@ -229,6 +229,7 @@ impl Planner {
             for key in self.keys.keys_in(prefix) {
                 if !self.prefixes.is_inside_watched(&key) && self.keys.drop_unwatched(&key, &mut self.leases) {
                     self.guard.gone(&key);
+                    self.free_room_of(&key);
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! Quotas: how many keys each namespace may have, and which of its pods get none when more are desired.
 //!
 //! A pod has all of its keys for a registration or none. A pod that has keys keeps them: a healthy endpoint is never
-//! removed to make room for another one. Free room is given to the oldest registration first, and within it by pod
+//! removed to make room for another one. So keys that are not desired any more use up room until they are removed: while
+//! the guard holds them, their pod may be back. Free room is given to the oldest registration first, and within it by pod
 //! name. If the limit itself was lowered, the youngest registrations lose keys first. So after a takeover the new
 //! leader decides like the old one, because both start from what etcd holds.
 
@@ -11,17 +12,58 @@ use std::sync::Arc;
 
 use super::desired::{DesiredPod, Problem};
 use super::guard::Cause;
+use super::key_table::KeyState;
 use super::planner::Planner;
 use super::policy::Quota;
-use crate::model::RegistrationRef;
+use crate::model::{Key, RegistrationRef};
 
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
     by_namespace: HashMap<Arc<str>, Ration>,
     /// The namespaces for which it must be decided which pods get no keys.
     undecided: BTreeSet<Arc<str>>,
+    leaving: Leaving,
     /// The registrations that keep their last endpoint, and have room for another pod by now.
     keeping: BTreeSet<RegistrationRef>,
+}
+
+/// The keys of namespaces with a quota that no pod desires any more, and that etcd holds or may soon hold.
+#[derive(Debug, Default)]
+struct Leaving {
+    /// Each with the namespace that had it.
+    keys: HashMap<Key, Arc<str>>,
+    /// Their number in each namespace that has any.
+    counts: HashMap<Arc<str>, usize>,
+}
+
+impl Leaving {
+    fn add(&mut self, key: Key, namespace: &Arc<str>) {
+        self.remove(&key);
+        self.keys.insert(key, namespace.clone());
+        *self.counts.entry(namespace.clone()).or_default() += 1;
+    }
+
+    /// Removes `key`. Returns the namespace that had it.
+    fn remove(&mut self, key: &Key) -> Option<Arc<str>> {
+        let namespace = self.keys.remove(key)?;
+        if let Some(count) = self.counts.get_mut(&namespace) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&namespace);
+            }
+        }
+        Some(namespace)
+    }
+
+    fn count_of(&self, namespace: &str) -> usize {
+        self.counts.get(namespace).copied().unwrap_or_default()
+    }
+
+    fn remove_namespace(&mut self, namespace: &str) {
+        if self.counts.remove(namespace).is_some() {
+            self.keys.retain(|_, other| **other != *namespace);
+        }
+    }
 }
 
 /// A pod of a registration.
@@ -72,8 +114,9 @@ impl Ration {
         self.changed = BTreeSet::new();
     }
 
-    fn has_room_for(&self, keys: usize) -> bool {
-        self.used + keys <= self.quota.keys
+    /// Whether there is room for `keys` more beside `leaving` ones.
+    fn has_room_for(&self, keys: usize, leaving: usize) -> bool {
+        self.used + leaving + keys <= self.quota.keys
     }
 
     fn place(&mut self, pod: Candidate, keys: usize) {
@@ -88,27 +131,16 @@ impl Ration {
         self.used -= keys.unwrap_or_default();
         keys.is_some()
     }
-
-    /// Admits the waiting pods for which there is room, in their order: the first one without room keeps the others from
-    /// getting it. Returns them.
-    fn place_waiting(&mut self) -> Vec<Candidate> {
-        let mut placed = Vec::new();
-        while let Some(first) = self.waiting.first_entry()
-            && self.used + *first.get() <= self.quota.keys
-        {
-            let ((_, pod), keys) = first.remove_entry();
-            placed.push(pod.clone());
-            self.place(pod, keys);
-        }
-        placed
-    }
 }
 
 impl Quotas {
     /// Sets the quota of `namespace`, none for any number of keys.
     fn set(&mut self, namespace: &Arc<str>, quota: Option<Quota>) {
         let is_new = match quota {
-            None => self.by_namespace.remove(namespace).is_some(),
+            None => {
+                self.leaving.remove_namespace(namespace);
+                self.by_namespace.remove(namespace).is_some()
+            }
             Some(quota) => match self.by_namespace.entry(namespace.clone()) {
                 Entry::Occupied(mut known) => {
                     let ration = known.get_mut();
@@ -167,6 +199,12 @@ impl Quotas {
         }
     }
 
+    /// Records that nothing is known of what etcd holds.
+    pub fn forget_observed(&mut self) {
+        self.leaving = Leaving::default();
+        self.mark_all_undecided();
+    }
+
     /// Drops all decisions, because another leader may have decided differently: they are made again from what etcd
     /// holds.
     pub fn forget_decisions(&mut self) {
@@ -194,7 +232,7 @@ impl Planner {
             if keeping.is_empty() {
                 return;
             }
-            // What they kept leaves room.
+            // What they kept is leaving.
             for registration in keeping {
                 self.stop_keeping_last(&registration);
             }
@@ -240,10 +278,13 @@ impl Planner {
         ration.placed.clear();
         ration.waiting.clear();
         ration.used = 0;
+        self.add_leaving_of(namespace);
         // A pod whose keys have not been read yet may have precedence.
         let mut is_full = wanted > ration.quota.keys && !is_listed;
         for applicant in applicants {
-            let has_room = ration.has_room_for(applicant.keys);
+            // Leaving keys are only in the way of pods that have none. The others have got theirs back by then.
+            let leaving = applicant.waits.then(|| self.leaving_besides(&applicant.pod));
+            let has_room = ration.has_room_for(applicant.keys, leaving.unwrap_or_default());
             is_full |= applicant.waits && !has_room;
             if has_room && !(applicant.waits && is_full) {
                 self.grant_place(&applicant.pod);
@@ -271,7 +312,9 @@ impl Planner {
             let created = state.settings.created;
             let was_placed = ration.withdraw(&pod, created);
             let desired = state.rationed.get(&pod.1).or_else(|| state.pods.get(&pod.1));
-            applicants.extend(desired.and_then(|desired| self.applicant(created, pod, desired, was_placed)));
+            applicants.extend(desired.and_then(|desired| self.applicant(created, pod.clone(), desired, was_placed)));
+            let had = state.keys_of_unregistered(&pod.1).cloned().collect();
+            self.add_leaving(&pod.0.namespace, had);
         }
         let (waiting, having): (Vec<_>, Vec<_>) = applicants.into_iter().partition(|applicant| applicant.waits);
         for applicant in &having {
@@ -288,14 +331,27 @@ impl Planner {
                 place
             })
             .collect();
-        let admitted = ration.place_waiting();
-        for pod in having.iter().map(|applicant| &applicant.pod).chain(&admitted) {
-            self.grant_place(pod);
+        for applicant in &having {
+            self.grant_place(&applicant.pod);
         }
+        self.place_waiting(ration);
         for place in waiting.iter().filter(|place| ration.waiting.contains_key(place)) {
             self.deny_place(&place.1, &ration.quota);
         }
         true
+    }
+
+    /// Admits the waiting pods for which there is room, in their order: the first one without room keeps the others from
+    /// getting it.
+    fn place_waiting(&mut self, ration: &mut Ration) {
+        while let Some(((created, pod), keys)) = ration.waiting.pop_first() {
+            if !ration.has_room_for(keys, self.leaving_besides(&pod)) {
+                ration.waiting.insert((created, pod), keys);
+                return;
+            }
+            self.grant_place(&pod);
+            ration.place(pod, keys);
+        }
     }
 
     fn applicants(&self, namespace: &Arc<str>, ration: &Ration) -> Vec<Applicant> {
@@ -309,6 +365,47 @@ impl Planner {
             }
         }
         applicants
+    }
+
+    /// Adds the keys that pods of a namespace have lost to those that are leaving.
+    fn add_leaving_of(&mut self, namespace: &Arc<str>) {
+        let states = self.registrations.of_namespace(namespace);
+        let had = states.flat_map(|(_, state)| state.keys_of_all_unregistered()).cloned();
+        self.add_leaving(namespace, had.collect());
+    }
+
+    /// Adds those of `keys` that no pod desires, and that are not removed yet, to the leaving ones of `namespace`.
+    pub(super) fn add_leaving(&mut self, namespace: &Arc<str>, keys: Vec<Key>) {
+        for key in keys {
+            if self.keys.get(&key).is_some_and(|state| self.uses_room(state)) {
+                self.quotas.leaving.add(key, namespace);
+            }
+        }
+    }
+
+    /// The number of leaving keys in the namespace of a pod, except for those that the pod itself had.
+    fn leaving_besides(&self, (registration, pod): &Candidate) -> usize {
+        let leaving = &self.quotas.leaving;
+        let state = self.registrations.get(registration);
+        let had = state.map_or(&[][..], |state| state.dropped_by(pod)).iter();
+        let own = had.filter(|key| leaving.keys.get(*key) == Some(&registration.namespace));
+        leaving.count_of(&registration.namespace) - own.count()
+    }
+
+    /// Whether a key that a pod had uses up room, although no pod desires it.
+    fn uses_room(&self, state: &KeyState) -> bool {
+        state.is_unclaimed() && (state.in_flight.is_some() || state.is_ours(&self.leases))
+    }
+
+    /// Frees the room of `key` in the quota, if it has changed and is not leaving any more.
+    pub(super) fn free_room_of(&mut self, key: &Key) {
+        let uses_room = |state| self.uses_room(state);
+        if self.quotas.leaving.keys.is_empty() || self.keys.get(key).is_some_and(uses_room) {
+            return;
+        }
+        if let Some(namespace) = self.quotas.leaving.remove(key) {
+            self.quotas.undecided.insert(namespace);
+        }
     }
 
     /// Returns what `pod` needs; none if it needs no keys.
@@ -364,6 +461,7 @@ impl Planner {
         bare.problems = bare.problems.into_iter().chain([over_quota]).collect();
         let dropped = self.replace_desired(registration, pod, Some(bare));
         self.registrations.set_rationed(registration, pod, Some(whole));
+        self.add_leaving(&registration.namespace, dropped.clone());
         // A key that is not known to be there was not taken from the pod.
         for key in dropped {
             let state = self.keys.get(&key);
@@ -397,8 +495,18 @@ impl Planner {
             assert_eq!((&ration.placed, &ration.waiting), (&placed, &waiting), "{namespace}");
             assert_eq!(ration.used, placed.values().sum::<usize>(), "{namespace}");
             assert!(ration.used <= ration.quota.keys, "{ration:?}");
+            let has_room = |(_, pod): &(_, Candidate), keys| ration.has_room_for(keys, self.leaving_besides(pod));
             let next = waiting.first_key_value();
-            assert!(next.is_none_or(|(_, keys)| !ration.has_room_for(*keys)), "{ration:?}");
+            assert!(next.is_none_or(|(pod, keys)| !has_room(pod, *keys)), "{ration:?}");
+        }
+        let leaving = &self.quotas.leaving;
+        for key in leaving.keys.keys() {
+            let state = self.keys.get(key);
+            assert!(state.is_some_and(|state| self.uses_room(state)), "{key}: {state:?}");
+        }
+        for (namespace, count) in &leaving.counts {
+            let keys = leaving.keys.values().filter(|other| *other == namespace);
+            assert_eq!(keys.count(), *count, "{namespace}");
         }
     }
 }

@@ -88,6 +88,22 @@ impl RegistrationState {
         self.dropped.get(pod).map_or(&[], Vec::as_slice)
     }
 
+    /// The keys that `pod` may have had and does not desire: those that are still to be removed, and those that it will have
+    /// when it is ready.
+    pub fn keys_of_unregistered(&self, pod: &Arc<str>) -> impl Iterator<Item = &Key> {
+        let if_ready = self.unready.get(pod).into_iter().flat_map(DesiredPod::all_records);
+        self.dropped_by(pod).iter().chain(if_ready.map(|record| &record.key))
+    }
+
+    /// The same of all pods.
+    pub fn keys_of_all_unregistered(&self) -> impl Iterator<Item = &Key> {
+        let if_ready = self.unready.values().flat_map(DesiredPod::all_records);
+        self.dropped
+            .values()
+            .flatten()
+            .chain(if_ready.map(|record| &record.key))
+    }
+
     /// The ready pods that have an endpoint.
     pub fn ready_endpoints(&self) -> impl Iterator<Item = &Arc<str>> {
         let ready = self.pods.iter().filter(|(pod, _)| self.kept.as_ref() != Some(*pod));

@@ -399,6 +399,30 @@ fn kept_last_endpoint_is_removed_once_a_pod_above_the_quota_is_registered() {
 }
 
 #[test]
+fn room_of_a_pod_whose_keys_are_held_is_free_only_when_they_are_gone() {
+    let pods = pods(3);
+    let mut rig = Rig::guarded(&pods);
+    rig.allow(3);
+    rig.want("orders", "waits", &["/s/waits"], "1");
+    let show = |rig: &mut Rig, pod_state: PodState| {
+        rig.planner.set_pod_state(&reference("orders"), &"p0".into(), pod_state);
+        rig.settle_removals();
+    };
+    show(&mut rig, PodState::Unready(at("p0")));
+    assert_eq!((rig.kept_keys(), rig.report("orders").held), (pods.clone(), 1));
+    let revision = rig.etcd.revision();
+    show(&mut rig, PodState::Ready(at("p0")));
+    assert_eq!(rig.kept_keys(), pods, "no pod loses its key to the one that is back");
+    assert_eq!(
+        rig.etcd.held("/s/p0").map(|held| held.mod_revision < revision),
+        Some(true)
+    );
+    rig.drop_pod("orders", "p1");
+    rig.settle_removals();
+    assert_eq!(rig.kept_keys(), ["p0", "p2", "waits"]);
+}
+
+#[test]
 fn a_pod_has_all_of_its_keys_or_none() {
     let mut rig = Rig::new();
     rig.allow(3);
