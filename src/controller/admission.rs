@@ -18,7 +18,6 @@ use crate::api::{FormatStatus, LastSynced, Reason, ServiceRegistration, ServiceR
 use crate::controller::compile::{Compiled, Invalid, References, Reserved, compile, compile_last, reference};
 use crate::controller::worker::{Register, Version};
 use crate::format::{Dialect, FormatError, Reading};
-use crate::index::DirtyMark;
 use crate::kube::{About, Notice, ObjectEvent, RECORD_FORMATS, REGISTRATIONS, REGISTRIES, StatusUpdate, WritePolicy};
 use crate::model::{Mark, NamespaceScope, Prefix, RegistrationRef};
 use crate::plan::{EndpointKind, Holding, RegistrationSettings, Since, Subject, refused_status};
@@ -576,14 +575,14 @@ impl Controller {
             let command = Command::refuse(reference, generation, refusal.reason, refusal.message);
             self.workers.send(&registry, command);
         }
-        // The guard compares what the registration loses with what it gains, so it has to know the gain first.
-        let (gained, lost): (Vec<_>, Vec<_>) = marks
-            .into_iter()
-            .partition(|mark| cache.index.registers(&mark.registration, &mark.pod));
-        for DirtyMark { registration, pod } in gained.into_iter().chain(lost) {
-            let at = now;
-            self.workers
-                .send(&registry, Command::PodEdited { registration, pod, at });
+        if !marks.is_empty() {
+            let edited = Command::PodsEdited {
+                registration: reference.clone(),
+                // The guard compares what the registration loses with what it gains, so what it gains comes first.
+                pods: marks.into_iter().map(|mark| mark.pod).collect(),
+                at: now,
+            };
+            self.workers.send(&registry, edited);
         }
         self.look_again(cache, &concerned, now);
     }

@@ -283,7 +283,7 @@ impl Namespace {
             members: BTreeSet::new(),
             behind: Behind::default(),
         };
-        let mut endpoints = BTreeSet::new();
+        let mut before = BTreeSet::new();
         match former {
             Some(former) if former.registration == selecting.registration => {
                 self.put_registration(name, former);
@@ -301,7 +301,7 @@ impl Namespace {
                 }
                 // Of pods, there are neither more nor fewer.
                 if !former.registration.target.is_pods() {
-                    endpoints = former.endpoints(nodes);
+                    before = former.endpoints(nodes);
                 }
                 selecting = Selecting {
                     registration: selecting.registration,
@@ -311,14 +311,19 @@ impl Namespace {
             former => {
                 if let Some(former) = former {
                     self.unfile(&name, former.filed_under, symbols);
-                    endpoints = former.endpoints(nodes);
+                    before = former.endpoints(nodes);
                 }
                 selecting.filed_under = self.file(&name, &selecting.registration.selector, symbols);
                 self.enlist(&mut selecting, symbols);
             }
         }
-        endpoints.extend(selecting.endpoints(nodes));
-        let marks = endpoints.iter().map(|endpoint| selecting.touch(endpoint)).collect();
+        let now = selecting.endpoints(nodes);
+        let lost = before.difference(&now);
+        let marks = now
+            .iter()
+            .chain(lost)
+            .map(|endpoint| selecting.touch(endpoint))
+            .collect();
         self.put_registration(name, selecting);
         marks
     }
@@ -512,8 +517,9 @@ impl Selecting {
         self.registration.selector == registration.selector && what(&self.registration) == what(registration)
     }
 
-    /// Returns the names of the addresses that differ in `registration`; none if more differs.
-    fn changed_addresses(&self, registration: &Registration) -> Option<BTreeSet<Arc<str>>> {
+    /// Returns the names of the addresses that differ in `registration`, those that it no longer has last; none if more
+    /// differs.
+    fn changed_addresses(&self, registration: &Registration) -> Option<Vec<Arc<str>>> {
         let (Target::Addresses(before), Target::Addresses(after)) = (&self.registration.target, &registration.target)
         else {
             return None;
@@ -525,10 +531,13 @@ impl Selecting {
         if with_former != self.registration {
             return None;
         }
-        let missing = |one: &Address, others: &[Address]| find_address(others, &one.name) != Some(one);
-        let left = before.iter().filter(|address| missing(address, after));
-        let come = after.iter().filter(|address| missing(address, before));
-        Some(left.chain(come).map(|address| address.name.clone()).collect())
+        let changed = after
+            .iter()
+            .filter(|address| find_address(before, &address.name) != Some(address));
+        let lost = before
+            .iter()
+            .filter(|address| find_address(after, &address.name).is_none());
+        Some(changed.chain(lost).map(|address| address.name.clone()).collect())
     }
 
     /// Returns the names of what may be registered.

@@ -245,13 +245,18 @@ impl Planner {
                 break;
             };
             // While the work counts as queued, a change of its records does not queue it again.
-            let selecting = self.mark_selecting(desired, &work);
-            popped += selecting.max(1);
+            let marked = self.mark_pods_of(desired, &work);
+            popped += marked.max(1);
             let is_refreshed = self.refresh(desired, &work);
             self.work.popped(&work);
             computed += usize::from(is_refreshed);
-            if selecting > 0 {
-                self.work.charge(&work, selecting, excess);
+            if marked > 0 {
+                self.work.charge(&work, marked, excess);
+            }
+            if self.work.is_marked(&work) {
+                // An edited registration has more pods.
+                self.work.push_back(work, excess);
+                continue;
             }
             if is_refreshed && self.quotas.limits(work.namespace()) {
                 undecided.push(work);
@@ -310,7 +315,7 @@ impl Planner {
         }
         let (keys, registrations) = (&self.keys, &self.registrations);
         self.rejected.keep(|work| match work {
-            Work::Changed(..) => false,
+            Work::Changed(..) | Work::Edited(_) => false,
             Work::Key(key) => keys.contains(key),
             Work::Pod(registration, _) => registrations.contains(registration),
         });
@@ -367,7 +372,7 @@ impl Planner {
     /// Decides what to write for `work`; none if nothing must or can be written now.
     fn decide(&mut self, work: &Work) -> Option<Vec<Group>> {
         let mut groups = match work {
-            Work::Changed(..) => return None,
+            Work::Changed(..) | Work::Edited(_) => return None,
             Work::Key(key) => {
                 if self.registrations.is_frozen(key) && !self.is_forbidden(key) {
                     return None;
@@ -392,7 +397,7 @@ impl Planner {
         });
         let mine = |key: &Key| match (self.keys.first_claim(key), work) {
             (Some(claim), Work::Pod(registration, pod)) => claim.is_of(registration, pod),
-            (Some(_), Work::Changed(..) | Work::Key(_)) => false,
+            (Some(_), Work::Changed(..) | Work::Edited(_) | Work::Key(_)) => false,
             (None, _) => true,
         };
         // All claimed keys must be listed first, and their lease groups known. The list, or the answer about the groups,

@@ -693,7 +693,7 @@ impl Guard {
 fn pod_of(work: &Work) -> Option<(Arc<str>, Arc<str>)> {
     match work {
         Work::Pod(registration, pod) => Some((registration.namespace.clone(), pod.clone())),
-        Work::Changed(..) | Work::Key(_) => None,
+        Work::Changed(..) | Work::Edited(_) | Work::Key(_) => None,
     }
 }
 

@@ -12,6 +12,7 @@ mod checkpoint;
 mod complete;
 mod desired;
 mod duplicate_keys;
+mod edits;
 #[cfg(test)]
 pub(crate) mod fuzz;
 mod gated;

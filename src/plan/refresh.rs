@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::desired::PodState;
 use super::guard;
 use super::planner::Planner;
-use super::work::{Cause, Mark, Served, Work};
+use super::work::{Cause, Served, Work};
 use crate::model::RegistrationRef;
 
 /// The desired state in Kubernetes.
@@ -87,15 +87,11 @@ impl Planner {
         }
     }
 
-    /// Marks a pod of `registration`, which was edited at `at`. Until the pod's records have been computed again, it
-    /// counts as outstanding.
-    pub fn mark_edited(&mut self, registration: &RegistrationRef, pod: &Arc<str>, at: Instant) {
+    /// Marks `pods` of `registration`, which was edited at `at`, in this order. Until a pod's records have been computed
+    /// again, it counts as outstanding.
+    pub fn mark_edited(&mut self, registration: &RegistrationRef, pods: Vec<Arc<str>>, at: Instant) {
         if self.registrations.contains(registration) {
-            let cause = Cause {
-                edited: true,
-                ..Cause::default()
-            };
-            self.work.mark(registration, pod, cause, at);
+            self.work.mark_edited(registration, pods, at);
             self.registrations.mark_changed(registration);
         }
     }
@@ -103,8 +99,8 @@ impl Planner {
     /// Records that a list did not contain `pod`. Unless the pod was about to end when it was last seen (`ended`), its
     /// removal is unconfirmed.
     pub fn set_missing(&mut self, registration: &RegistrationRef, pod: &Arc<str>, ended: bool) {
-        let mark = self.work.take_mark(&Work::Pod(registration.clone(), pod.clone()));
-        if ended || mark.is_some_and(|mark| mark.deleted) {
+        let cause = self.work.take_pod(registration, pod);
+        if ended || cause.is_some_and(|cause| cause.deleted) {
             self.set_pod_state(registration, pod, PodState::Gone(Vec::new()));
         }
         self.set_pod_state(registration, pod, PodState::Missing);
@@ -149,14 +145,20 @@ impl Planner {
         false
     }
 
-    /// Computes the desired records of the marked `work`, or marks the changed pod in each registration that selects it.
+    /// Computes the desired records of the marked `work`, or marks the pods that it stands for.
     fn refresh_now(&mut self, desired: &dyn DesiredState, work: &Work) {
-        self.mark_selecting(desired, work);
+        self.mark_pods_of(desired, work);
         self.refresh(desired, work);
     }
 
+    /// Marks the pods that `work` stands for: a changed pod in each registration that selects it, or the next pods of an
+    /// edited registration. Returns how many marks these are.
+    pub(super) fn mark_pods_of(&mut self, desired: &dyn DesiredState, work: &Work) -> usize {
+        self.mark_selecting(desired, work) + self.work.mark_pods_of(work)
+    }
+
     /// Marks the changed pod of `work` in each registration that selects it. Returns how many these are.
-    pub(super) fn mark_selecting(&mut self, desired: &dyn DesiredState, work: &Work) -> usize {
+    fn mark_selecting(&mut self, desired: &dyn DesiredState, work: &Work) -> usize {
         let Work::Changed(namespace, pod) = work else { return 0 };
         let Some(mark) = self.work.take_mark(work) else {
             return 0;
@@ -180,19 +182,19 @@ impl Planner {
         let Work::Pod(registration, pod) = work else {
             return false;
         };
-        let Some(mark) = self.work.take_mark(work) else {
+        let Some(cause) = self.work.take_pod(registration, pod) else {
             return false;
         };
         // The registrations that select the pod now may claim the keys that it has left. They would otherwise be removed
         // and written again.
         if !desired.selects(registration, pod) {
             for other in desired.selecting(&registration.namespace, pod) {
-                if let Some(mark) = self.work.take_mark(&Work::Pod(other.clone(), pod.clone())) {
-                    self.compute(desired, (&other, pod), Some(mark));
+                if let Some(cause) = self.work.take_pod(&other, pod) {
+                    self.compute(desired, (&other, pod), cause);
                 }
             }
         }
-        self.compute(desired, (registration, pod), Some(mark));
+        self.compute(desired, (registration, pod), cause);
         true
     }
 
@@ -200,32 +202,27 @@ impl Planner {
         &mut self,
         desired: &dyn DesiredState,
         (registration, pod): (&RegistrationRef, &Arc<str>),
-        mark: Option<Mark>,
+        cause: Cause,
     ) {
         if !self.registrations.contains(registration) {
             return;
         }
-        let is_edited = mark.is_some_and(|mark| mark.edited);
-        if is_edited && self.work.edited(registration) == 0 {
+        let Cause { deleted, edited, .. } = cause;
+        if edited && self.work.edited(registration) == 0 {
             self.registrations.mark_changed(registration);
         }
         if let Some(state) = desired.pod_state(registration, pod) {
-            let was_deleted = mark.is_some_and(|mark| mark.deleted);
-            if was_deleted && !matches!(state, PodState::Gone(_)) {
+            if deleted && !matches!(state, PodState::Gone(_)) {
                 self.set_pod_state(registration, pod, PodState::Gone(Vec::new()));
             }
             // The pod has not left the registration: the registration has left the pod, maybe by mistake. Nodes and
             // addresses are removed at once: what lists them is the only sign of their end.
-            let is_left = !was_deleted
-                && is_edited
+            let is_left = !deleted
+                && edited
                 && !desired.selects(registration, pod)
                 && desired.is_alive(&registration.namespace, pod);
             let state = if is_left { PodState::Missing } else { state };
-            let cause = if is_edited {
-                guard::Cause::Edit
-            } else {
-                guard::Cause::Pod
-            };
+            let cause = if edited { guard::Cause::Edit } else { guard::Cause::Pod };
             self.change_pod_state(registration, pod, state, cause);
         }
     }

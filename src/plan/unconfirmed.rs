@@ -326,13 +326,13 @@ impl Planner {
                 Work::Pod(registration, pod) => registrations
                     .desired(registration, pod)
                     .is_some_and(|desired| is_registered(registration, pod, desired)),
-                Work::Changed(..) | Work::Key(_) => false,
+                Work::Changed(..) | Work::Edited(_) | Work::Key(_) => false,
             },
             is_desired: &|work: &Work| match work {
                 Work::Pod(registration, pod) => registrations
                     .desired(registration, pod)
                     .is_some_and(|desired| desired.records().next().is_some()),
-                Work::Changed(..) | Work::Key(_) => false,
+                Work::Changed(..) | Work::Edited(_) | Work::Key(_) => false,
             },
             registered: &registered,
             to_come: &to_come,

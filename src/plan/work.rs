@@ -11,10 +11,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
+use super::edits::Edits;
 use super::lease_groups::LeaseGroup;
 use super::lease_pool::LeaseUse;
 use super::rate_limit::NamespaceRateLimiter;
 use crate::model::{FairQueue, Key, RegistrationRef};
+
+/// Number of pods of an edited registration that are marked at once.
+const EDITED_AT_ONCE: usize = if cfg!(test) { 2 } else { 64 };
 
 /// The tenant of the work on unclaimed keys.
 static NO_NAMESPACE: LazyLock<Arc<str>> = LazyLock::new(|| Arc::from(""));
@@ -26,6 +30,8 @@ pub(super) enum Work {
     Changed(Arc<str>, Arc<str>),
     /// The present and the desired keys of a pod for a registration.
     Pod(RegistrationRef, Arc<str>),
+    /// An edited registration: its pods are to be marked. Comes after its pods that are marked with the same serial number.
+    Edited(RegistrationRef),
     /// A key that no pod claims.
     Key(Key),
 }
@@ -35,16 +41,16 @@ impl Work {
     pub fn namespace(&self) -> &Arc<str> {
         match self {
             Self::Changed(namespace, _) => namespace,
-            Self::Pod(registration, _) => &registration.namespace,
+            Self::Pod(registration, _) | Self::Edited(registration) => &registration.namespace,
             Self::Key(_) => &NO_NAMESPACE,
         }
     }
 
-    /// The registration that the work belongs to; none for changed pods and for unclaimed keys.
+    /// The registration whose keys the work is about; none for unclaimed keys and for work that finds pods.
     pub fn owner(&self) -> Option<RegistrationRef> {
         match self {
             Self::Pod(registration, _) => Some(registration.clone()),
-            Self::Changed(..) | Self::Key(_) => None,
+            Self::Changed(..) | Self::Edited(_) | Self::Key(_) => None,
         }
     }
 }
@@ -118,6 +124,8 @@ pub(super) struct WorkQueue {
     last_serial: u64,
     /// The number of marks for each edited registration.
     edited: HashMap<RegistrationRef, usize>,
+    /// The pods of edited registrations that are not marked yet.
+    edits: Edits,
     /// Unclaimed keys, each with the last serial number when the planner first looked for work after it was queued. A key
     /// waits until the marked pods up to that one are computed, because one of them may claim it.
     unclaimed: VecDeque<(Option<u64>, Key)>,
@@ -173,6 +181,49 @@ impl WorkQueue {
     pub fn mark(&mut self, registration: &RegistrationRef, pod: &Arc<str>, cause: Cause, at: Instant) {
         let work = Work::Pod(registration.clone(), pod.clone());
         self.insert_mark(work, cause, at, |limits| limits.admits(&registration.namespace, at));
+    }
+
+    /// Marks an edited registration, and queues it: `pods`, which the edit concerns, are to be marked in this order.
+    pub fn mark_edited(&mut self, registration: &RegistrationRef, pods: Vec<Arc<str>>, at: Instant) {
+        self.last_serial += 1;
+        self.edits.add(registration, pods, self.last_serial);
+        let work = Work::Edited(registration.clone());
+        if let Some(serial) = self.edits.oldest(registration) {
+            self.mark_edit(work, serial, at);
+        }
+    }
+
+    /// Marks the edited registration of `work`, of which a pod with this serial number is the next one.
+    fn mark_edit(&mut self, work: Work, serial: u64, at: Instant) {
+        let is_above = self.rate_limits.is_above(work.namespace(), at);
+        let cause = Cause {
+            serial: Some(serial),
+            ..Cause::default()
+        };
+        self.insert_mark(work, cause, at, |_| !is_above);
+    }
+
+    /// Marks some pods of an edited registration. Returns how many: none if `work` is other work. It is marked again if it
+    /// has more.
+    pub fn mark_pods_of(&mut self, work: &Work) -> usize {
+        let Work::Edited(registration) = work else { return 0 };
+        let Some(mark) = self.take_mark(work) else { return 0 };
+        let mut marked = 0;
+        while marked < EDITED_AT_ONCE
+            && let Some((serial, pod)) = self.edits.take_next(registration)
+        {
+            let cause = Cause {
+                edited: true,
+                serial: Some(serial),
+                ..Cause::default()
+            };
+            self.mark(registration, &pod, cause, mark.at);
+            marked += 1;
+        }
+        if let Some(serial) = self.edits.oldest(registration) {
+            self.mark_edit(work.clone(), serial, mark.at);
+        }
+        marked
     }
 
     /// Inserts a mark and queues its work, or adds to the mark that is there. `admits` is whether a new change that is
@@ -244,7 +295,22 @@ impl WorkQueue {
 
     /// Whether `work` must read the desired state again before it is decided.
     pub fn is_marked(&self, work: &Work) -> bool {
-        self.marks.contains_key(work)
+        let is_edited = |edits: &Edits| match work {
+            Work::Pod(registration, pod) => edits.contains(registration, pod),
+            Work::Changed(..) | Work::Edited(_) | Work::Key(_) => false,
+        };
+        self.marks.contains_key(work) || is_edited(&self.edits)
+    }
+
+    /// Takes the mark of a pod, also one that an edit has not marked yet. Returns why it was marked.
+    pub fn take_pod(&mut self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<Cause> {
+        let is_edited = self.edits.take(registration, pod);
+        let mark = self.take_mark(&Work::Pod(registration.clone(), pod.clone()));
+        (is_edited || mark.is_some()).then(|| Cause {
+            deleted: mark.is_some_and(|mark| mark.deleted),
+            edited: is_edited || mark.is_some_and(|mark| mark.edited),
+            ..Cause::default()
+        })
     }
 
     /// Takes the mark of `work`.
@@ -302,9 +368,10 @@ impl WorkQueue {
             .then(|| work.clone())
     }
 
-    /// The number of pods whose records are still those of the spec before the last edit of `registration`.
+    /// The number of pods whose records are still those of the spec before the last edit of `registration`. One that an
+    /// edit has marked and a later one has not counts twice.
     pub fn edited(&self, registration: &RegistrationRef) -> usize {
-        self.edited.get(registration).copied().unwrap_or_default()
+        self.edited.get(registration).copied().unwrap_or_default() + self.edits.len_of(registration)
     }
 
     /// Queues the unclaimed keys that wait for no mark any more.
@@ -380,7 +447,8 @@ impl WorkQueue {
     }
 
     /// Returns the next work of a tenant that `may` admits, of those above their rate limit if `excess`. `may` gets the
-    /// tenant and the number of its queued items. The work counts as queued until [`Self::popped`].
+    /// tenant and the number of its queued items, with the pods that its edits still have to mark. The work counts as
+    /// queued until [`Self::popped`].
     pub fn next_of(&mut self, may: impl Fn(&str, usize) -> bool, excess: bool) -> Option<Work> {
         let (served, other) = if excess {
             (&mut self.excess, &self.queue)
@@ -391,8 +459,8 @@ impl WorkQueue {
         loop {
             let limits = &self.rate_limits;
             let is_within = |namespace: &str| limited_at.is_none_or(|at| !limits.is_above(namespace, at));
-            let may =
-                |namespace: &str, waiting| is_within(namespace) && may(namespace, waiting + other.len_of(namespace));
+            let beside = |namespace: &str| other.len_of(namespace) + self.edits.len_of_namespace(namespace);
+            let may = |namespace: &str, waiting| is_within(namespace) && may(namespace, waiting + beside(namespace));
             let work = served.pop_of(may)?;
             if !self.queued.contains(&work) {
                 continue;

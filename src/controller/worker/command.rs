@@ -167,11 +167,11 @@ pub enum Command {
         /// When Kubernetes reported the change.
         at: Instant,
     },
-    /// The spec or the settings of a registration changed, and with them the desired records of one of its pods.
-    PodEdited {
+    /// The spec or the settings of a registration changed, and with them the desired records of these pods.
+    PodsEdited {
         registration: RegistrationRef,
-        /// The pod's name.
-        pod: Arc<str>,
+        /// The names of the pods, nodes or addresses: first those that the registration registers now.
+        pods: Vec<Arc<str>>,
         /// When Kubernetes reported the change.
         at: Instant,
     },

@@ -142,8 +142,8 @@ impl<B: Backend> RegistryWorker<B> {
                 self.select(registration, selected);
                 self.writing.observed(at);
             }
-            Command::PodEdited { registration, pod, at } => {
-                self.planner.mark_edited(&registration, &pod, at);
+            Command::PodsEdited { registration, pods, at } => {
+                self.planner.mark_edited(&registration, pods, at);
                 self.writing.observed(at);
             }
             Command::PodsMissing { pods, at } => self.pods_are_missing(pods, at),

@@ -198,7 +198,8 @@ fn a_registration_touches_the_pods_it_selects_and_those_it_selected() {
     };
     assert_eq!(
         index.apply_registration(moved),
-        [touch("orders", "a"), touch("orders", "b")]
+        [touch("orders", "b"), touch("orders", "a")],
+        "what is gained comes first"
     );
     assert_eq!(index.view(&orders(), "a"), PodView::Gone);
     assert!(matches!(index.view(&orders(), "b"), PodView::Ready(_)));

@@ -263,9 +263,10 @@ impl Operator {
             metadata_labels: Vec::new(),
             node_labels: Vec::new(),
         };
-        for DirtyMark { registration, pod } in self.index.apply_registration(registration) {
-            self.planner.mark_edited(&registration, &pod, self.now);
-        }
+        let reference = registration.reference.clone();
+        let marks = self.index.apply_registration(registration).into_iter();
+        let pods = marks.map(|mark| mark.pod).collect();
+        self.planner.mark_edited(&reference, pods, self.now);
     }
 
     pub fn registration_deleted(&mut self, name: &str) {

@@ -131,7 +131,7 @@ impl Rig {
         let is_registered = |work: &Work| match work {
             Work::Key(key) => self.etcd.contains(key),
             Work::Pod(_, pod) => self.etcd.contains(&key(pod.parse().expect("a number"))),
-            Work::Changed(..) => false,
+            Work::Changed(..) | Work::Edited(_) => false,
         };
         decide(&Known {
             is_registered: &is_registered,

@@ -97,7 +97,7 @@ fn a_marked_pod_is_not_registered_until_it_is_computed_again() {
     rig.set_pod(gated("p", &["/s/p"], "1"));
     rig.run();
     rig.planner
-        .mark_edited(&reference("orders"), &"p".into(), Instant::now());
+        .mark_edited(&reference("orders"), vec!["p".into()], Instant::now());
     rig.set_pod(gated("p", &["/s/p"], "1"));
     assert_eq!(rig.take_gated(), Some(false), "its mark is older than the records");
 }

@@ -34,6 +34,10 @@ impl Pods {
     }
 }
 
+fn as_pods(names: &[&str]) -> Vec<Arc<str>> {
+    names.iter().map(|name| Arc::from(*name)).collect()
+}
+
 impl DesiredState for Pods {
     fn selecting(&self, namespace: &str, pod: &str) -> Vec<RegistrationRef> {
         let selecting = self
@@ -106,15 +110,63 @@ fn pod_that_moves_to_another_registration_keeps_its_key() {
 #[test]
 fn registration_that_is_replaced_at_once_keeps_its_keys() {
     let mut rig = Rig::new();
-    rig.mark("orders", "a");
-    let pods = Pods::of("orders", &["a"]);
-    rig.reconcile(&pods);
-    rig.planner.remove_registration(&reference("orders"));
-    rig.planner.set_settings(&reference("orders"), settings(2));
-    rig.planner
-        .mark_edited(&reference("orders"), &"a".into(), Instant::now());
+    let names = ["a", "b", "c", "d", "e"];
+    let (orders, pods) = (reference("orders"), Pods::of("orders", &names));
+    rig.planner.mark_edited(&orders, as_pods(&names), Instant::now());
+    assert_eq!(rig.reconcile(&pods).len(), names.len());
+    rig.planner.remove_registration(&orders);
+    rig.planner.set_settings(&orders, settings(2));
+    rig.planner.mark_edited(&orders, as_pods(&names), Instant::now());
+    assert_eq!(rig.report("orders").outstanding, names.len());
     assert_eq!(rig.reconcile(&pods), [] as [Key; 0]);
-    assert!(rig.etcd.held("/s/a").is_some());
+    assert_eq!(rig.report("orders").outstanding, 0);
+    assert!(names.iter().all(|name| rig.etcd.held(&format!("/s/{name}")).is_some()));
+}
+
+#[test]
+fn pod_of_another_namespace_does_not_wait_for_all_pods_of_an_edited_registration() {
+    let mut rig = Rig::new();
+    let names: Vec<&'static str> = (0..1000).map(|i| &*format!("p{i}").leak()).collect();
+    let mut pods = Pods::of("orders", &names);
+    rig.planner
+        .mark_edited(&reference("orders"), as_pods(&names), Instant::now());
+    let quiet = RegistrationRef::new("quiet", "carts");
+    let quiet_pod = desired("a", &["/s/a"], "1");
+    pods.selected.push((quiet.clone(), "a", quiet_pod));
+    rig.planner.set_settings(&quiet, settings(1));
+    rig.planner.mark_changed(&quiet, &"a".into(), false, Instant::now());
+    let written = rig.reconcile(&pods);
+    let place = written.iter().position(|key| **key == *"/s/a");
+    assert_eq!(written.len(), 1001);
+    assert!(place.is_some_and(|place| place < 50), "{place:?}");
+}
+
+#[test]
+fn edit_that_comes_during_another_one_concerns_each_pod_once_more() {
+    let mut rig = Rig::new();
+    let names: Vec<&'static str> = (0..20).map(|i| &*format!("p{i}").leak()).collect();
+    let orders = reference("orders");
+    rig.planner.mark_edited(&orders, as_pods(&names), Instant::now());
+    let mut pods = Pods::of("orders", &names);
+    while rig.report("orders").outstanding > names.len() / 2 {
+        rig.listen();
+        if let Some(Step::Write(ticket, transaction)) = rig.step(&pods, 4) {
+            let verdict = rig.commit(&transaction);
+            rig.planner.complete(ticket, Some(verdict));
+        }
+    }
+    rig.planner.mark_edited(&orders, as_pods(&names), Instant::now());
+    for (_, name, pod) in &mut pods.selected {
+        *pod = desired(name, &[&format!("/s/{name}")], "2");
+    }
+    rig.reconcile(&pods);
+    let is_new = |name: &&str| {
+        rig.etcd
+            .held(&format!("/s/{name}"))
+            .is_some_and(|held| &*held.value == b"2")
+    };
+    assert!(names.iter().all(is_new));
+    assert_eq!(rig.report("orders").outstanding, 0);
 }
 
 #[test]
@@ -199,12 +251,15 @@ fn pods_above_the_rate_limit_are_computed_only_on_request() {
 fn pods_that_an_edit_leaves_are_held_and_those_that_leave_or_end_are_not() {
     for (edited, are_others_alive, left) in [(true, true, 20), (false, true, 0), (true, false, 0)] {
         let mut rig = unconfirmed::registered();
-        for number in 0..unconfirmed::PODS {
-            let pod = unconfirmed::pod(number);
-            if edited {
-                rig.planner.mark_edited(&reference("orders"), &pod, Instant::now());
-            } else {
-                rig.mark("orders", &pod);
+        let pods: Vec<_> = (0..unconfirmed::PODS).map(unconfirmed::pod).collect();
+        if edited {
+            rig.planner
+                .mark_edited(&reference("orders"), pods.clone(), Instant::now());
+            // It changes before the edit has come to it, and is left all the same.
+            rig.mark("orders", &pods[unconfirmed::PODS - 1]);
+        } else {
+            for pod in &pods {
+                rig.mark("orders", pod);
             }
         }
         let none = Pods {
@@ -224,7 +279,7 @@ fn pod_that_is_deleted_while_its_registration_is_edited_is_not_held() {
     let (orders, now) = (reference("orders"), Instant::now());
     for number in 0..unconfirmed::PODS {
         let pod = unconfirmed::pod(number);
-        rig.planner.mark_edited(&orders, &pod, now);
+        rig.planner.mark_edited(&orders, vec![pod.clone()], now);
         rig.planner.mark_changed(&orders, &pod, true, now);
     }
     let pods = Pods {
