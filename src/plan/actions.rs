@@ -296,7 +296,7 @@ impl Planner {
                     self.transactions.add(ticket, (work, units.len()), &ops, reserved);
                     gathered.add(ops, &units);
                 }
-                Err(Unplaced { ttl, group, keys }) => self.work.wait_for_lease(ttl, group, work, keys),
+                Err(Unplaced { ttl, lacking }) => self.work.wait_for_lease(ttl, lacking.group, work, lacking.keys),
             }
         }
         (gathered, undecided)

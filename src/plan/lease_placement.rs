@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::actions::Decision;
 use super::lease_groups::{LeaseGroup, LeaseGroups};
-use super::lease_pool::NeededRoom;
+use super::lease_pool::{LeasePool, NeededRoom};
 use super::planner::Planner;
 use super::work::Work;
 use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef};
@@ -13,11 +13,20 @@ use crate::model::{Key, LeaseId, Op, Prefix, RegistrationRef};
 /// Writes with their leases, and the room reserved there for keys that are new on the lease.
 pub(super) type Placed = (Vec<Op>, Vec<(Key, LeaseId)>);
 
-/// No lease of this group has room.
+/// No lease of this time to live has the room.
 pub(super) struct Unplaced {
     pub ttl: u32,
-    pub group: LeaseGroup,
-    pub keys: usize,
+    pub lacking: NeededRoom,
+}
+
+/// Those of `prefixes` whose lease group is not known.
+pub(super) fn ungrouped<'a>(
+    leases: &LeasePool,
+    prefixes: impl Iterator<Item = &'a Prefix>,
+) -> impl Iterator<Item = Prefix> {
+    prefixes
+        .filter(|prefix| leases.group_of(prefix.as_str()).is_none())
+        .cloned()
 }
 
 impl Planner {
@@ -50,8 +59,7 @@ impl Planner {
                 .collect();
             let leases = self.leases.reserve(ttl, &needed).map_err(|lacking| Unplaced {
                 ttl,
-                group: lacking.group.clone(),
-                keys: lacking.keys,
+                lacking: lacking.clone(),
             })?;
             for (keys, lease) in unplaced.into_values().zip(leases) {
                 placements.extend(keys.iter().map(|key| (key.clone(), lease)));
@@ -96,7 +104,8 @@ impl Planner {
     pub fn set_lease_groups(&mut self, groups: LeaseGroups) {
         self.leases.set_groups(groups);
         self.queue_grouped();
-        self.find_prefixes_without_group(None);
+        let prefixes = self.registrations.prefixes();
+        self.prefixes.add_ungrouped(ungrouped(&self.leases, prefixes));
     }
 
     /// Adds the lease groups of prefixes whose group was not known.
@@ -108,7 +117,8 @@ impl Planner {
     /// Forgets the lease group of exactly `folder`, because its permissions may have changed.
     pub(super) fn forget_lease_group(&mut self, folder: &Prefix) {
         self.leases.forget_group(folder);
-        self.find_prefixes_without_group(Some(folder));
+        let prefixes = self.registrations.prefixes_inside(folder);
+        self.prefixes.add_ungrouped(ungrouped(&self.leases, prefixes));
     }
 
     /// Queues the keys that have waited until the lease group of their prefix was known.
@@ -125,15 +135,9 @@ impl Planner {
         }
     }
 
-    fn find_prefixes_without_group(&mut self, folder: Option<&Prefix>) {
-        let prefixes = self.registrations.prefixes_inside(folder);
-        let ungrouped = prefixes.filter(|prefix| self.leases.group_of(prefix.as_str()).is_none());
-        self.prefixes.add_ungrouped(ungrouped.cloned());
-    }
-
     /// The prefixes of all registrations.
     pub fn data_prefixes(&self) -> BTreeSet<Prefix> {
-        self.registrations.prefixes_inside(None).cloned().collect()
+        self.registrations.prefixes().cloned().collect()
     }
 
     /// The key under which `lease` is recorded.

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound;
 
 use super::key_table::KeyState;
+use super::lease_placement::ungrouped;
 use super::planner::Planner;
 use crate::model::{Key, KeyValue, LeaseId, Prefix, PrefixChanges, elements_below, entries_below, prefixes_around};
 
@@ -199,10 +200,8 @@ impl Planner {
     pub(super) fn change_prefixes(&mut self, before: &[Prefix], after: &[Prefix]) {
         for prefix in after {
             self.prefixes.add(prefix);
-            if self.leases.group_of(prefix.as_str()).is_none() {
-                self.prefixes.without_group.insert(prefix.clone());
-            }
         }
+        self.prefixes.add_ungrouped(ungrouped(&self.leases, after.iter()));
         for prefix in before {
             if !self.registrations.has_prefix(prefix.as_str()) {
                 self.prefixes.without_group.remove(prefix);

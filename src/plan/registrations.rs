@@ -228,9 +228,14 @@ impl Registrations {
         self.pod_count
     }
 
-    /// The prefixes of all registrations inside `folder`, or all.
-    pub fn prefixes_inside(&self, folder: Option<&Prefix>) -> impl Iterator<Item = &Prefix> {
-        self.by_prefix.beginning_with(folder.map_or("", Prefix::as_str))
+    /// The prefixes of all registrations.
+    pub fn prefixes(&self) -> impl Iterator<Item = &Prefix> {
+        self.by_prefix.beginning_with("")
+    }
+
+    /// Those inside `folder`.
+    pub fn prefixes_inside(&self, folder: &Prefix) -> impl Iterator<Item = &Prefix> {
+        self.by_prefix.beginning_with(folder.as_str())
     }
 
     /// Whether a registration has exactly `prefix`.

@@ -411,7 +411,6 @@ pub(super) fn request_leases(planner: &mut Planner, etcd: &mut Etcd, requested: 
     while let Some(ttl) = planner.grant_due(&in_flight) {
         requested.push((etcd.grant(), ttl));
         *in_flight.entry(ttl).or_default() += 1;
-        assert!(requested.len() <= 40, "these are far more leases than all keys need");
         is_any = true;
     }
     is_any

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::testing::{Etcd, desired, endpoint, meta, reference};
+use super::testing::{Etcd, desired, endpoint, meta, reference, request_leases};
 use super::{Conflict, DesiredPod, DesiredState, EndpointRecords, Holder, Planner, RegistrationSettings, Report, Step};
 use crate::model::{Expect, Fence, LeaseId, Op, Prefix, Record, Transaction, TxnOutcome};
 
@@ -103,14 +103,12 @@ impl Rig {
         }
     }
 
-    /// Offers the room on leases and grants those that are missing, as the worker does. Returns whether that changed
-    /// anything.
+    /// Offers the room on leases and grants those that are missing. Returns whether that changed anything.
     fn grant(&mut self) -> bool {
-        let mut is_any = self.planner.offer_room();
-        while let Some(ttl) = self.planner.grant_due(&[].into()) {
-            let lease = self.etcd.grant();
+        let mut requested = Vec::new();
+        let is_any = request_leases(&mut self.planner, &mut self.etcd, &mut requested);
+        for (lease, ttl) in requested {
             self.planner.granted(lease, ttl);
-            is_any = true;
         }
         is_any
     }

@@ -387,7 +387,7 @@ impl Planner {
         let is_listed = |prefix: &Prefix| self.prefixes.is_listed(prefix.as_str()) || self.is_denied(prefix.as_str());
         if !self.is_kubernetes_complete
             || !is_listed(self.meta.prefix())
-            || !self.registrations.prefixes_inside(None).all(is_listed)
+            || !self.registrations.prefixes().all(is_listed)
         {
             return false;
         }

@@ -342,7 +342,9 @@ impl Operator {
     }
 
     fn grant(&mut self, etcd: &mut Etcd) -> bool {
-        request_leases(&mut self.planner, etcd, &mut self.grants)
+        let is_any = request_leases(&mut self.planner, etcd, &mut self.grants);
+        assert!(self.grants.len() <= 40, "these are far more leases than all keys need");
+        is_any
     }
 
     fn take(&mut self, step: Step) {

@@ -18,7 +18,7 @@ impl World {
             let admitted = self
                 .pods
                 .iter()
-                .filter(|(pod, _)| !self.is_over_quota(registration, pod));
+                .filter(|(pod, _)| !self.planner.is_over_quota(registration, pod));
             for (pod, address) in admitted {
                 let desired = wish.desired(pod, *address);
                 for group in desired.groups() {

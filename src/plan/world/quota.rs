@@ -1,9 +1,6 @@
 //! A namespace that may have so many keys only.
 
-use std::sync::Arc;
-
 use super::World;
-use crate::model::RegistrationRef;
 use crate::plan::Quota;
 use crate::plan::properties::REGISTRATIONS;
 use crate::plan::testing::reference;
@@ -19,17 +16,12 @@ impl World {
         self.planner.set_quota(&namespace, self.quota.clone());
     }
 
-    /// Whether a pod gets no keys, because its namespace is over its quota.
-    pub(super) fn is_over_quota(&self, registration: &RegistrationRef, pod: &Arc<str>) -> bool {
-        self.planner.is_over_quota(registration, pod)
-    }
-
     /// Whether a pod waits for room in the quota.
     pub(in crate::plan) fn is_any_over_quota(&self) -> bool {
         let mut pods = self
             .registrations
             .keys()
             .flat_map(|registration| self.pods.keys().map(move |pod| (registration, pod)));
-        pods.any(|(registration, pod)| self.is_over_quota(registration, pod))
+        pods.any(|(registration, pod)| self.planner.is_over_quota(registration, pod))
     }
 }

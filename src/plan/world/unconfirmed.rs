@@ -41,7 +41,11 @@ impl World {
             let desired_pods = self.unready.iter().map(|(pod, address)| wish.desired(pod, *address));
             desired_pods.flat_map(|desired| desired.keys()).collect::<Vec<_>>()
         };
-        let is_empty = |registration| self.pods.keys().all(|pod| self.is_over_quota(registration, pod));
+        let is_empty = |registration| {
+            self.pods
+                .keys()
+                .all(|pod| self.planner.is_over_quota(registration, pod))
+        };
         let mut keeping = self.registrations.iter().filter(|(_, wish)| wish.keep_last);
         keeping.any(|(name, wish)| is_empty(name) && keys(wish).iter().any(|kept| **kept == *key))
     }
