@@ -317,9 +317,9 @@ impl Namespace {
                 self.enlist(&mut selecting, symbols);
             }
         }
-        let now = selecting.endpoints(nodes);
-        let lost = before.difference(&now);
-        let marks = now
+        let endpoints = selecting.endpoints(nodes);
+        let lost = before.difference(&endpoints);
+        let marks = endpoints
             .iter()
             .chain(lost)
             .map(|endpoint| selecting.touch(endpoint))

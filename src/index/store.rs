@@ -259,8 +259,8 @@ impl Index {
         touches
     }
 
-    /// Adds or updates a registration. Returns a dirty mark for every pod, node or address that the registration
-    /// registers, and after these for those that it only registered before, unless nothing has changed. A new generation
+    /// Adds or updates a registration. Returns a dirty mark for every pod, node or address that the registration may
+    /// register, and after these for those that only its former version might, unless nothing has changed. A new generation
     /// counts as a change, since the index does not know all of the spec, such as the formats.
     pub fn apply_registration(&mut self, registration: Registration) -> Vec<DirtyMark> {
         self.gates.registration_changed(&registration.reference.namespace);

@@ -53,6 +53,11 @@ impl Edits {
             .map_or(0, |edit| edit.pending.len())
     }
 
+    /// The number of pods of all registrations.
+    pub fn len(&self) -> usize {
+        self.counts.values().sum()
+    }
+
     /// The number of pods of all registrations of `namespace`.
     pub fn len_of_namespace(&self, namespace: &str) -> usize {
         self.counts.get(namespace).copied().unwrap_or_default()

@@ -242,6 +242,12 @@ impl Guard {
         }
     }
 
+    /// Why `key`, which is undecided or held, or released and not removed yet, is to be removed.
+    pub(super) fn cause_of(&self, key: &Key) -> Option<Cause> {
+        let removal = self.unconfirmed(key).or_else(|| self.leaving.get(key));
+        removal.map(|removal| removal.cause)
+    }
+
     /// Whether an edit would remove `key`, which is undecided or held.
     pub(super) fn is_edited(&self, key: &Key) -> bool {
         self.unconfirmed(key).is_some_and(Removal::is_edit)

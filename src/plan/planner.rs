@@ -178,10 +178,6 @@ impl Planner {
         for key in state.dropped.values().flatten() {
             self.work.push(Work::Key(key.clone()));
         }
-        if self.quotas.limits(&registration.namespace) {
-            let had = state.keys().chain(state.keys_of_all_unregistered()).cloned();
-            self.add_leaving(&registration.namespace, had.collect());
-        }
         self.permissions.forget(registration);
         self.queue_unclaimed_in(state.prefixes());
         if state.settings.suspended {

@@ -1,10 +1,10 @@
 //! Quotas: how many keys each namespace may have, and which of its pods get none when more are desired.
 //!
 //! A pod has all of its keys for a registration or none. A pod that has keys keeps them: a healthy endpoint is never
-//! removed to make room for another one. So keys that are not desired any more use up room until they are removed: while
-//! the guard holds them, their pod may be back. Free room is given to the oldest registration first, and within it by pod
-//! name. If the limit itself was lowered, the youngest registrations lose keys first. So after a takeover the new
-//! leader decides like the old one, because both start from what etcd holds.
+//! removed to make room for another one. So a pod that is not ready keeps its room until its keys are removed: while the
+//! guard holds them, the pod may be back. Free room is given to the oldest registration first, and within it by pod name.
+//! If the limit itself was lowered, the youngest registrations lose keys first. So after a takeover the new leader
+//! decides like the old one, because both start from what etcd holds.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,6 +15,7 @@ use super::guard::Cause;
 use super::key_table::KeyState;
 use super::planner::Planner;
 use super::policy::Quota;
+use super::registrations::RegistrationState;
 use crate::model::{Key, RegistrationRef};
 
 #[derive(Debug, Default)]
@@ -22,28 +23,31 @@ pub(super) struct Quotas {
     by_namespace: HashMap<Arc<str>, Ration>,
     /// The namespaces for which it must be decided which pods get no keys.
     undecided: BTreeSet<Arc<str>>,
-    leaving: Leaving,
+    reserved: Reserved,
     /// The registrations that keep their last endpoint, and have room for another pod by now.
     keeping: BTreeSet<RegistrationRef>,
 }
 
-/// The keys of namespaces with a quota that no pod desires any more, and that etcd holds or may soon hold.
+/// The room of pods that are not ready or missing from a list: they may be back before their keys are removed, which no pod
+/// desires now.
 #[derive(Debug, Default)]
-struct Leaving {
-    /// Each with the namespace that had it.
+struct Reserved {
+    /// Each key with the namespace in whose quota it has room.
     keys: HashMap<Key, Arc<str>>,
     /// Their number in each namespace that has any.
     counts: HashMap<Arc<str>, usize>,
 }
 
-impl Leaving {
+impl Reserved {
     fn add(&mut self, key: Key, namespace: &Arc<str>) {
-        self.remove(&key);
-        self.keys.insert(key, namespace.clone());
-        *self.counts.entry(namespace.clone()).or_default() += 1;
+        // Pods of two namespaces may have had the key. The first one has the room.
+        if let Entry::Vacant(free) = self.keys.entry(key) {
+            free.insert(namespace.clone());
+            *self.counts.entry(namespace.clone()).or_default() += 1;
+        }
     }
 
-    /// Removes `key`. Returns the namespace that had it.
+    /// Removes `key`. Returns the namespace in whose quota it had room.
     fn remove(&mut self, key: &Key) -> Option<Arc<str>> {
         let namespace = self.keys.remove(key)?;
         if let Some(count) = self.counts.get_mut(&namespace) {
@@ -114,9 +118,19 @@ impl Ration {
         self.changed = BTreeSet::new();
     }
 
-    /// Whether there is room for `keys` more beside `leaving` ones.
-    fn has_room_for(&self, keys: usize, leaving: usize) -> bool {
-        self.used + leaving + keys <= self.quota.keys
+    /// Whether there is room for `keys` more beside those in `reserved` room.
+    fn has_room_for(&self, keys: usize, reserved: usize) -> bool {
+        self.used + reserved + keys <= self.quota.keys
+    }
+
+    /// The waiting pods for which there is room beside those in `reserved` room.
+    fn with_room(&self, reserved: usize) -> impl Iterator<Item = &Candidate> {
+        let mut used = reserved;
+        let fits = move |(_, keys): &(_, &usize)| {
+            used += **keys;
+            self.has_room_for(0, used)
+        };
+        self.waiting.iter().take_while(fits).map(|((_, pod), _)| pod)
     }
 
     fn place(&mut self, pod: Candidate, keys: usize) {
@@ -138,7 +152,7 @@ impl Quotas {
     fn set(&mut self, namespace: &Arc<str>, quota: Option<Quota>) {
         let is_new = match quota {
             None => {
-                self.leaving.remove_namespace(namespace);
+                self.reserved.remove_namespace(namespace);
                 self.by_namespace.remove(namespace).is_some()
             }
             Some(quota) => match self.by_namespace.entry(namespace.clone()) {
@@ -199,9 +213,14 @@ impl Quotas {
         }
     }
 
+    /// The waiting pods that are admitted when no room is reserved any more.
+    pub(super) fn about_to_be_admitted(&self) -> impl Iterator<Item = &Candidate> {
+        self.by_namespace.values().flat_map(|ration| ration.with_room(0))
+    }
+
     /// Records that nothing is known of what etcd holds.
     pub fn forget_observed(&mut self) {
-        self.leaving = Leaving::default();
+        self.reserved = Reserved::default();
         self.mark_all_undecided();
     }
 
@@ -232,7 +251,7 @@ impl Planner {
             if keeping.is_empty() {
                 return;
             }
-            // What they kept is leaving.
+            // What they kept is to be removed.
             for registration in keeping {
                 self.stop_keeping_last(&registration);
             }
@@ -241,7 +260,7 @@ impl Planner {
 
     fn decide_open_quotas(&mut self) {
         for namespace in std::mem::take(&mut self.quotas.undecided) {
-            // While the ration is taken out, the changes that the decision makes do not mark the namespace again.
+            // While the ration is taken out, the changes that the decision makes mark no pods again.
             let Some(mut ration) = self.quotas.by_namespace.remove(&namespace) else {
                 self.lift_quota(&namespace);
                 continue;
@@ -278,13 +297,13 @@ impl Planner {
         ration.placed.clear();
         ration.waiting.clear();
         ration.used = 0;
-        self.add_leaving_of(namespace);
+        self.reserve_all(namespace);
         // A pod whose keys have not been read yet may have precedence.
         let mut is_full = wanted > ration.quota.keys && !is_listed;
         for applicant in applicants {
-            // Leaving keys are only in the way of pods that have none. The others have got theirs back by then.
-            let leaving = applicant.waits.then(|| self.leaving_besides(&applicant.pod));
-            let has_room = ration.has_room_for(applicant.keys, leaving.unwrap_or_default());
+            // Only pods that wait do not get reserved room. Those that come before them have got theirs back by then.
+            let reserved = applicant.waits.then(|| self.quotas.reserved.count_of(namespace));
+            let has_room = ration.has_room_for(applicant.keys, reserved.unwrap_or_default());
             is_full |= applicant.waits && !has_room;
             if has_room && !(applicant.waits && is_full) {
                 self.grant_place(&applicant.pod);
@@ -313,8 +332,8 @@ impl Planner {
             let was_placed = ration.withdraw(&pod, created);
             let desired = state.rationed.get(&pod.1).or_else(|| state.pods.get(&pod.1));
             applicants.extend(desired.and_then(|desired| self.applicant(created, pod.clone(), desired, was_placed)));
-            let had = state.keys_of_unregistered(&pod.1).cloned().collect();
-            self.add_leaving(&pod.0.namespace, had);
+            let lost = self.lost_keys(state, &pod.1);
+            self.reserve(&pod.0.namespace, lost);
         }
         let (waiting, having): (Vec<_>, Vec<_>) = applicants.into_iter().partition(|applicant| applicant.waits);
         for applicant in &having {
@@ -345,7 +364,7 @@ impl Planner {
     /// getting it.
     fn place_waiting(&mut self, ration: &mut Ration) {
         while let Some(((created, pod), keys)) = ration.waiting.pop_first() {
-            if !ration.has_room_for(keys, self.leaving_besides(&pod)) {
+            if !ration.has_room_for(keys, self.quotas.reserved.count_of(&pod.0.namespace)) {
                 ration.waiting.insert((created, pod), keys);
                 return;
             }
@@ -367,43 +386,46 @@ impl Planner {
         applicants
     }
 
-    /// Adds the keys that pods of a namespace have lost to those that are leaving.
-    fn add_leaving_of(&mut self, namespace: &Arc<str>) {
-        let states = self.registrations.of_namespace(namespace);
-        let had = states.flat_map(|(_, state)| state.keys_of_all_unregistered()).cloned();
-        self.add_leaving(namespace, had.collect());
+    /// Reserves the room of all pods of a namespace that may be back.
+    fn reserve_all(&mut self, namespace: &Arc<str>) {
+        let mut lost = Vec::new();
+        for (_, state) in self.registrations.of_namespace(namespace) {
+            let pods: BTreeSet<&Arc<str>> = state.unready.keys().chain(state.dropped.keys()).collect();
+            lost.extend(pods.into_iter().flat_map(|pod| self.lost_keys(state, pod)));
+        }
+        self.reserve(namespace, lost);
     }
 
-    /// Adds those of `keys` that no pod desires, and that are not removed yet, to the leaving ones of `namespace`.
-    pub(super) fn add_leaving(&mut self, namespace: &Arc<str>, keys: Vec<Key>) {
+    /// The keys of a pod that may be back: those that it will have when it is ready, and those that it lost because it is
+    /// missing from a list.
+    fn lost_keys(&self, state: &RegistrationState, pod: &Arc<str>) -> Vec<Key> {
+        let if_ready = state.unready.get(pod).into_iter().flat_map(DesiredPod::all_records);
+        let dropped = state.dropped_by(pod).iter();
+        let missing = dropped.filter(|key| self.guard.cause_of(key) == Some(Cause::Pod));
+        if_ready.map(|record| &record.key).chain(missing).cloned().collect()
+    }
+
+    /// Reserves room for those of `keys` that no pod desires and that are not removed yet.
+    fn reserve(&mut self, namespace: &Arc<str>, keys: Vec<Key>) {
         for key in keys {
-            if self.keys.get(&key).is_some_and(|state| self.uses_room(state)) {
-                self.quotas.leaving.add(key, namespace);
+            if self.is_to_be_removed(&key) {
+                self.quotas.reserved.add(key, namespace);
             }
         }
     }
 
-    /// The number of leaving keys in the namespace of a pod, except for those that the pod itself had.
-    fn leaving_besides(&self, (registration, pod): &Candidate) -> usize {
-        let leaving = &self.quotas.leaving;
-        let state = self.registrations.get(registration);
-        let had = state.map_or(&[][..], |state| state.dropped_by(pod)).iter();
-        let own = had.filter(|key| leaving.keys.get(*key) == Some(&registration.namespace));
-        leaving.count_of(&registration.namespace) - own.count()
+    fn is_to_be_removed(&self, key: &Key) -> bool {
+        let is_there = |state: &KeyState| state.in_flight.is_some() || state.is_ours(&self.leases);
+        let state = self.keys.get(key);
+        state.is_some_and(|state| state.is_unclaimed() && is_there(state))
     }
 
-    /// Whether a key that a pod had uses up room, although no pod desires it.
-    fn uses_room(&self, state: &KeyState) -> bool {
-        state.is_unclaimed() && (state.in_flight.is_some() || state.is_ours(&self.leases))
-    }
-
-    /// Frees the room of `key` in the quota, if it has changed and is not leaving any more.
+    /// Frees the room that is reserved for `key`, which has changed, unless it is still to be removed.
     pub(super) fn free_room_of(&mut self, key: &Key) {
-        let uses_room = |state| self.uses_room(state);
-        if self.quotas.leaving.keys.is_empty() || self.keys.get(key).is_some_and(uses_room) {
-            return;
-        }
-        if let Some(namespace) = self.quotas.leaving.remove(key) {
+        if self.quotas.reserved.keys.contains_key(key)
+            && !self.is_to_be_removed(key)
+            && let Some(namespace) = self.quotas.reserved.remove(key)
+        {
             self.quotas.undecided.insert(namespace);
         }
     }
@@ -461,7 +483,6 @@ impl Planner {
         bare.problems = bare.problems.into_iter().chain([over_quota]).collect();
         let dropped = self.replace_desired(registration, pod, Some(bare));
         self.registrations.set_rationed(registration, pod, Some(whole));
-        self.add_leaving(&registration.namespace, dropped.clone());
         // A key that is not known to be there was not taken from the pod.
         for key in dropped {
             let state = self.keys.get(&key);
@@ -495,17 +516,15 @@ impl Planner {
             assert_eq!((&ration.placed, &ration.waiting), (&placed, &waiting), "{namespace}");
             assert_eq!(ration.used, placed.values().sum::<usize>(), "{namespace}");
             assert!(ration.used <= ration.quota.keys, "{ration:?}");
-            let has_room = |(_, pod): &(_, Candidate), keys| ration.has_room_for(keys, self.leaving_besides(pod));
-            let next = waiting.first_key_value();
-            assert!(next.is_none_or(|(pod, keys)| !has_room(pod, *keys)), "{ration:?}");
+            let reserved = self.quotas.reserved.count_of(namespace);
+            assert_eq!(ration.with_room(reserved).next(), None, "{ration:?}");
         }
-        let leaving = &self.quotas.leaving;
-        for key in leaving.keys.keys() {
-            let state = self.keys.get(key);
-            assert!(state.is_some_and(|state| self.uses_room(state)), "{key}: {state:?}");
+        let reserved = &self.quotas.reserved;
+        for key in reserved.keys.keys() {
+            assert!(self.is_to_be_removed(key), "{key}: {:?}", self.keys.get(key));
         }
-        for (namespace, count) in &leaving.counts {
-            let keys = leaving.keys.values().filter(|other| *other == namespace);
+        for (namespace, count) in &reserved.counts {
+            let keys = reserved.keys.values().filter(|other| *other == namespace);
             assert_eq!(keys.count(), *count, "{namespace}");
         }
     }

@@ -154,7 +154,7 @@ impl Planner {
     /// Marks the pods that `work` stands for: a changed pod in each registration that selects it, or the next pods of an
     /// edited registration. Returns how many marks these are.
     pub(super) fn mark_pods_of(&mut self, desired: &dyn DesiredState, work: &Work) -> usize {
-        self.mark_selecting(desired, work) + self.work.mark_pods_of(work)
+        self.mark_selecting(desired, work) + self.work.mark_next_edited(work)
     }
 
     /// Marks the changed pod of `work` in each registration that selects it. Returns how many these are.

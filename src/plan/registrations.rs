@@ -88,22 +88,6 @@ impl RegistrationState {
         self.dropped.get(pod).map_or(&[], Vec::as_slice)
     }
 
-    /// The keys that `pod` may have had and does not desire: those that are still to be removed, and those that it will have
-    /// when it is ready.
-    pub fn keys_of_unregistered(&self, pod: &Arc<str>) -> impl Iterator<Item = &Key> {
-        let if_ready = self.unready.get(pod).into_iter().flat_map(DesiredPod::all_records);
-        self.dropped_by(pod).iter().chain(if_ready.map(|record| &record.key))
-    }
-
-    /// The same of all pods.
-    pub fn keys_of_all_unregistered(&self) -> impl Iterator<Item = &Key> {
-        let if_ready = self.unready.values().flat_map(DesiredPod::all_records);
-        self.dropped
-            .values()
-            .flatten()
-            .chain(if_ready.map(|record| &record.key))
-    }
-
     /// The ready pods that have an endpoint.
     pub fn ready_endpoints(&self) -> impl Iterator<Item = &Arc<str>> {
         let ready = self.pods.iter().filter(|(pod, _)| self.kept.as_ref() != Some(*pod));
@@ -160,7 +144,12 @@ impl RegistrationState {
         let dropped: Vec<Key> = before.filter(|key| !wanted.contains(key)).collect();
         self.retain_dropped(pod, |key| !wanted.contains(key));
         if !dropped.is_empty() {
-            self.dropped.entry(pod.clone()).or_default().extend_from_slice(&dropped);
+            let all = self.dropped.entry(pod.clone()).or_default();
+            for key in &dropped {
+                if !all.contains(key) {
+                    all.push(key.clone());
+                }
+            }
         }
         Some(ClaimChange { wanted, dropped })
     }
@@ -525,5 +514,30 @@ impl Registrations {
 
     pub fn take_undecided(&mut self) -> HashSet<RegistrationRef> {
         std::mem::take(&mut self.undecided)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::{desired, reference};
+
+    #[test]
+    fn key_that_a_pod_drops_again_is_dropped_once() {
+        let (mut registrations, orders, pod) = (Registrations::default(), reference("orders"), Arc::from("p"));
+        let settings = RegistrationSettings {
+            created: 1,
+            ttl: 30,
+            suspended: false,
+            keep_last: false,
+            prefixes: vec![Prefix::below("/s/")],
+        };
+        registrations.set_settings(&orders, settings);
+        let key = Key::from("/s/p");
+        registrations.set_desired(&orders, &pod, Some(desired("p", &[&key], "1")));
+        registrations.add_dropped(&orders, &pod, &key);
+        registrations.set_desired(&orders, &pod, None);
+        let state = registrations.get(&orders).expect("it is known");
+        assert_eq!(state.dropped_by(&pod), [key]);
     }
 }

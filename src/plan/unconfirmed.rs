@@ -319,7 +319,14 @@ impl Planner {
                 pods.filter(|(pod, desired)| is_to_come(registration, pod, desired))
                     .count()
             };
-            unsuspended.map(count).sum()
+            // Those that are admitted when the keys are removed.
+            let admitted = self.quotas.about_to_be_admitted();
+            let is_unsuspended = |registration: &RegistrationRef| {
+                let state = registrations.get(registration);
+                has_space && state.is_some_and(|state| !state.settings.suspended)
+            };
+            let admitted = admitted.filter(|(registration, _)| is_unsuspended(registration));
+            unsuspended.map(count).sum::<usize>() + admitted.count()
         };
         let known = Known {
             is_registered: &|work: &Work| match work {

@@ -184,7 +184,12 @@ impl WorkQueue {
     }
 
     /// Marks an edited registration, and queues it: `pods`, which the edit concerns, are to be marked in this order.
-    pub fn mark_edited(&mut self, registration: &RegistrationRef, pods: Vec<Arc<str>>, at: Instant) {
+    pub fn mark_edited(&mut self, registration: &RegistrationRef, mut pods: Vec<Arc<str>>, at: Instant) {
+        if self.edited.contains_key(registration) {
+            // An earlier edit has marked them.
+            let is_marked = |pod: &Arc<str>| self.marks.get(&Work::Pod(registration.clone(), pod.clone()));
+            pods.retain(|pod| !is_marked(pod).is_some_and(|mark| mark.edited));
+        }
         self.last_serial += 1;
         self.edits.add(registration, pods, self.last_serial);
         let work = Work::Edited(registration.clone());
@@ -195,17 +200,17 @@ impl WorkQueue {
 
     /// Marks the edited registration of `work`, of which a pod with this serial number is the next one.
     fn mark_edit(&mut self, work: Work, serial: u64, at: Instant) {
-        let is_above = self.rate_limits.is_above(work.namespace(), at);
         let cause = Cause {
             serial: Some(serial),
             ..Cause::default()
         };
-        self.insert_mark(work, cause, at, |_| !is_above);
+        let namespace = work.namespace().clone();
+        self.insert_mark(work, cause, at, |limits| !limits.is_above(&namespace, at));
     }
 
-    /// Marks some pods of an edited registration. Returns how many: none if `work` is other work. It is marked again if it
-    /// has more.
-    pub fn mark_pods_of(&mut self, work: &Work) -> usize {
+    /// Marks the next pods of an edited registration. Returns how many: none if `work` is other work. It is marked again if
+    /// it has more.
+    pub fn mark_next_edited(&mut self, work: &Work) -> usize {
         let Work::Edited(registration) = work else { return 0 };
         let Some(mark) = self.take_mark(work) else { return 0 };
         let mut marked = 0;
@@ -248,6 +253,16 @@ impl WorkQueue {
             mark.deleted |= deleted;
             mark.edited |= edited;
             mark.ending |= ending;
+            // An unclaimed key waits for it as it waits for the mark that this one follows from.
+            if let Some(older) = serial.filter(|serial| *serial < mark.serial) {
+                let former = (mark.serial, work.clone());
+                mark.serial = older;
+                for marks in [&mut self.oldest, &mut self.oldest_excess] {
+                    if marks.remove(&former) {
+                        marks.insert((older, work.clone()));
+                    }
+                }
+            }
             let place = (mark.serial, work.clone());
             if is_urgent && self.oldest_excess.remove(&place) {
                 self.oldest.insert(place);
@@ -368,8 +383,7 @@ impl WorkQueue {
             .then(|| work.clone())
     }
 
-    /// The number of pods whose records are still those of the spec before the last edit of `registration`. One that an
-    /// edit has marked and a later one has not counts twice.
+    /// The number of pods whose records are still those of the spec before the last edit of `registration`.
     pub fn edited(&self, registration: &RegistrationRef) -> usize {
         self.edited.get(registration).copied().unwrap_or_default() + self.edits.len_of(registration)
     }
@@ -465,7 +479,7 @@ impl WorkQueue {
             if !self.queued.contains(&work) {
                 continue;
             }
-            if !excess && other.len_of(work.namespace()) == 0 && !matches!(work, Work::Key(_)) {
+            if !excess && beside(work.namespace()) == 0 && !matches!(work, Work::Key(_)) {
                 self.served.others = true;
                 if self.last_served.as_ref() != Some(work.namespace()) {
                     let former = self.last_served.replace(work.namespace().clone());
@@ -535,11 +549,11 @@ impl WorkQueue {
         taken
     }
 
-    /// The number of items, including those that wait for a lease or for space.
+    /// The number of items, including those that wait for a lease or for space, and the pods that edits still have to mark.
     pub fn len(&self) -> usize {
         let waiting = self.waiting.values().map(|waiting| waiting.works.len());
         let without_space = self.without_space.as_ref().map_or(0, HashSet::len);
-        self.queued.len() + waiting.sum::<usize>() + without_space
+        self.queued.len() + self.edits.len() + waiting.sum::<usize>() + without_space
     }
 
     /// Sets whether etcd has space for new data. When it has space again, queues the work that waited for it.
@@ -777,6 +791,42 @@ mod tests {
         assert!(quiet[..10].iter().all(|p| at(p) < 22), "{order:?}");
         assert!(at(gone) < 22, "{order:?}");
         assert_eq!(excess, (22..30).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn unclaimed_key_waits_for_an_edited_pod_that_changes_before_the_edit_has_marked_it() {
+        let (mut list, now) = (WorkQueue::default(), Instant::now());
+        let pods: Vec<_> = ["a", "b", "c"].map(|name| pod("shop", name)).to_vec();
+        let names = pods.iter().map(|(_, name)| name.clone()).collect();
+        list.mark_edited(&pods[0].0, names, now);
+        list.push_back(Work::Key("/s/c".into()), false);
+        assert_eq!(list.blocking(), Some(Work::Edited(pods[0].0.clone())));
+        mark(&mut list, &pods[2], false, now);
+        let mut computed = Vec::new();
+        while let Some(work) = list.blocking() {
+            list.mark_next_edited(&work);
+            if let Work::Pod(registration, pod) = &work {
+                assert!(list.take_pod(registration, pod).is_some_and(|cause| cause.edited));
+                computed.push(work);
+            }
+        }
+        assert_eq!(computed, pods.iter().map(work).collect::<Vec<_>>());
+        assert!(list.marks.is_empty() && list.oldest.is_empty() && list.edited(&pods[0].0) == 0);
+    }
+
+    #[test]
+    fn pods_that_an_edit_has_still_to_mark_count_as_queued_and_as_work_above_the_rate_limit() {
+        let (mut list, now) = (WorkQueue::default(), Instant::now());
+        list.set_rate_limit(1);
+        let names = |count: usize| (0..count).map(|i| i.to_string().into()).collect();
+        let large = RegistrationRef::new("large", "orders");
+        list.mark_edited(&large, names(10), now);
+        list.mark_edited(&large, names(10), now);
+        assert_eq!((list.len(), list.edited(&large)), (11, 10));
+        let is_small = |_: &str, waiting| waiting <= 8;
+        assert_eq!(list.next_of(is_small, false), None);
+        assert_eq!(list.next_of(|_, _| true, false), Some(Work::Edited(large)));
+        assert!(!list.take_served().others);
     }
 
     #[test]

@@ -170,7 +170,7 @@ pub enum Command {
     /// The spec or the settings of a registration changed, and with them the desired records of these pods.
     PodsEdited {
         registration: RegistrationRef,
-        /// The names of the pods, nodes or addresses: first those that the registration registers now.
+        /// The names of the pods, nodes or addresses: first those that the registration may register now.
         pods: Vec<Arc<str>>,
         /// When Kubernetes reported the change.
         at: Instant,

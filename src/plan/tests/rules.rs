@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::api::{FormatType, GuardMode};
+use crate::model::RegistrationRef;
 use crate::plan::guard::Cause;
 use crate::plan::policy::Rule;
 use crate::plan::{GuardSettings, Moment, PodState, Policy, PrefixGrant, Quota};
@@ -420,6 +421,60 @@ fn room_of_a_pod_whose_keys_are_held_is_free_only_when_they_are_gone() {
     rig.drop_pod("orders", "p1");
     rig.settle_removals();
     assert_eq!(rig.kept_keys(), ["p0", "p2", "waits"]);
+}
+
+#[test]
+fn switch_to_as_many_other_pods_at_a_full_quota_is_not_held() {
+    for cause in [Cause::Edit, Cause::Pod] {
+        let mut rig = unconfirmed::registered();
+        rig.allow(unconfirmed::PODS);
+        let others: Vec<String> = (0..unconfirmed::PODS).map(|i| format!("other-{i:02}")).collect();
+        for pod in &others {
+            rig.want("orders", pod, &[&format!("/s/{pod}")], "1");
+        }
+        assert!(rig.run().is_empty(), "they wait");
+        for number in 0..unconfirmed::PODS {
+            let pod = unconfirmed::pod(number);
+            let pod_state = match cause {
+                Cause::Edit => PodState::Missing,
+                Cause::Pod => PodState::Unready(desired(&pod, &[&unconfirmed::key(number)], "1")),
+            };
+            rig.planner
+                .change_pod_state(&reference("orders"), &pod, pod_state, cause);
+        }
+        rig.settle_removals();
+        assert_eq!(rig.kept_keys(), others, "{cause:?}");
+    }
+}
+
+#[test]
+fn key_that_pods_of_two_namespaces_had_uses_the_quota_of_one() {
+    let mut rig = Rig::guarded(&[]);
+    let crew = RegistrationRef::new("crew", "orders");
+    rig.planner.set_settings(&crew, settings(2));
+    let both = [reference("orders"), crew];
+    let show = |rig: &mut Rig, pod: &str, pod_state: [PodState; 2]| {
+        for (registration, pod_state) in both.iter().zip(pod_state) {
+            rig.planner.set_pod_state(registration, &pod.into(), pod_state);
+        }
+        rig.settle_removals();
+    };
+    show(&mut rig, "a", [PodState::Ready(at("a")), PodState::Ready(at("a"))]);
+    for registration in &both {
+        let quota = Quota {
+            keys: 1,
+            rule: "r".into(),
+        };
+        rig.planner.set_quota(&registration.namespace, Some(quota));
+    }
+    show(&mut rig, "b", [PodState::Ready(at("b")), PodState::Ready(at("c"))]);
+    show(&mut rig, "a", [PodState::Unready(at("a")), PodState::Unready(at("a"))]);
+    let waiting = both
+        .iter()
+        .filter(|registration| rig.planner.is_over_quota(registration, &"b".into()));
+    assert_eq!(waiting.count(), 1);
+    show(&mut rig, "a", [PodState::Gone(Vec::new()), PodState::Gone(Vec::new())]);
+    assert_eq!(rig.kept_keys(), ["b", "c"]);
 }
 
 #[test]
