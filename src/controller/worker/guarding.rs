@@ -45,11 +45,12 @@ pub fn settings(guard: &Guard) -> GuardSettings {
     }
 }
 
-/// Returns `now` together with the time of day.
-pub fn moment(now: Instant) -> Moment {
+/// Returns the present moment. Both clocks are read at once: what waits for a time of day waits until the monotonic clock
+/// reaches it.
+pub fn moment() -> Moment {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     Moment {
-        now,
+        now: Instant::now(),
         unix: unix.unwrap_or_default(),
     }
 }
@@ -61,7 +62,7 @@ impl<B: Backend> RegistryWorker<B> {
         if !self.may_judge() {
             return self.planner.look(now);
         }
-        let moment = moment(now);
+        let moment = moment();
         let approved = self.guarding.approved.as_deref();
         let event = self
             .planner

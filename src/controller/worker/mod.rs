@@ -385,7 +385,7 @@ impl<B: Backend> RegistryWorker<B> {
         let cache = cache.read();
         self.take_commands();
         self.has_caught_up();
-        if self.planner.set_time(guarding::moment(now)) {
+        if self.planner.set_time(guarding::moment()) {
             self.writing.observed(now);
         }
         if self.kubernetes.complete

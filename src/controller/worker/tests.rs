@@ -219,7 +219,7 @@ async fn a_worker_wakes_when_a_pod_has_been_ready_for_long_enough() {
     // The report of the new registration is due soon.
     rig.worker.report(Instant::now() + Duration::from_mins(1));
     let idle = rig.worker.act();
-    let unix = guarding::moment(Instant::now()).unix.as_secs();
+    let unix = guarding::moment().unix.as_secs();
     let min_ready = crate::index::MinReady {
         since: u32::try_from(unix - 59).ok().and_then(std::num::NonZeroU32::new),
         seconds: std::num::NonZeroU16::MIN.saturating_add(59),
@@ -232,6 +232,41 @@ async fn a_worker_wakes_when_a_pod_has_been_ready_for_long_enough() {
     let ends = rig.worker.planner.next_available_at().expect("it waits");
     assert!(idle > ends, "nothing else is due before");
     assert!(rig.worker.act() <= ends);
+}
+
+#[tokio::test]
+async fn pod_waits_as_long_as_it_must_though_the_worker_waited_for_the_cache() {
+    let mut rig = Rig::new().await;
+    rig.register();
+    rig.standby();
+    let cache = rig.worker.context.cache.clone();
+    let (locked, is_locked) = std::sync::mpsc::channel();
+    let other = std::thread::spawn(move || {
+        let held = cache.write();
+        locked.send(()).expect("the test waits for it");
+        std::thread::sleep(Duration::from_secs(2));
+        drop(held);
+    });
+    is_locked.recv().expect("the other thread has the cache");
+    rig.worker.act();
+    other.join().expect("it has ended");
+    let moment = guarding::moment();
+    let since = u32::try_from(moment.unix.as_secs()).expect("before 2106");
+    let waiting = PodState::Ready(plan::DesiredPod {
+        min_ready: Some(crate::index::MinReady {
+            since: std::num::NonZeroU32::new(since),
+            seconds: std::num::NonZeroU16::MIN.saturating_add(59),
+        }),
+        ..plan::DesiredPod::default()
+    });
+    rig.worker.planner.set_pod_state(&orders(), &"p".into(), waiting);
+    let end = rig.worker.planner.next_available_at().expect("it waits");
+    let available = moment.now + Duration::from_secs(u64::from(since) + 60).saturating_sub(moment.unix);
+    assert!(
+        end + Duration::from_secs(1) > available,
+        "{:?} too early",
+        available - end
+    );
 }
 
 #[tokio::test]
