@@ -250,16 +250,17 @@ impl Planner {
             let is_refreshed = self.refresh(desired, &work);
             self.work.popped(&work);
             computed += usize::from(is_refreshed);
-            let has_more = matches!(work, Work::Edited(_)) && self.work.is_marked(&work);
+            // An edited registration that has more pods.
+            let has_more = self.work.is_marked(&work);
             if has_more {
                 self.work.push_back(work.clone(), excess);
             }
             if marked > 0 {
                 self.work.charge(&work, marked, excess);
-            }
-            if marked > 0 && excess {
-                // The marked pods may be within the rate limit, although this work was above it.
-                self.work.set_more(true);
+                if excess {
+                    // The marked pods may be within the rate limit, although this work was above it.
+                    self.work.set_more(true);
+                }
             }
             if has_more {
                 continue;

@@ -242,10 +242,9 @@ impl Guard {
         }
     }
 
-    /// Why `key`, which is undecided or held, or released and not removed yet, is to be removed.
-    pub(super) fn cause_of(&self, key: &Key) -> Option<Cause> {
-        let removal = self.unconfirmed(key).or_else(|| self.leaving.get(key));
-        removal.map(|removal| removal.cause)
+    /// Whether an edit removes `key`, which is released and not removed yet.
+    pub(super) fn has_released_edit(&self, key: &Key) -> bool {
+        self.leaving.get(key).is_some_and(Removal::is_edit)
     }
 
     /// Whether an edit would remove `key`, which is undecided or held.

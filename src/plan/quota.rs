@@ -1,10 +1,11 @@
 //! Quotas: how many keys each namespace may have, and which of its pods get none when more are desired.
 //!
 //! A pod has all of its keys for a registration or none. A pod that has keys keeps them: a healthy endpoint is never
-//! removed to make room for another one. So a pod that is not ready keeps its room until its keys are removed: while the
-//! guard holds them, the pod may be back. Free room is given to the oldest registration first, and within it by pod name.
-//! If the limit itself was lowered, the youngest registrations lose keys first. So after a takeover the new leader
-//! decides like the old one, because both start from what etcd holds.
+//! removed to make room for another one. So the room of keys that the guard holds stays reserved, because their pods may
+//! get them back; for pods that are not ready until the keys are removed, and after an edit until the guard has decided.
+//! Free room is given to the oldest registration first, and within it by pod name. If the limit itself was lowered, the
+//! youngest registrations lose keys first. So after a takeover the new leader decides like the old one, because both
+//! start from what etcd holds.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -28,8 +29,7 @@ pub(super) struct Quotas {
     keeping: BTreeSet<RegistrationRef>,
 }
 
-/// The room of pods that are not ready or missing from a list: they may be back before their keys are removed, which no pod
-/// desires now.
+/// The room of keys that no pod desires now, and that a pod may get back.
 #[derive(Debug, Default)]
 struct Reserved {
     /// Each key with the namespace in whose quota it has room.
@@ -118,17 +118,17 @@ impl Ration {
         self.changed = BTreeSet::new();
     }
 
-    /// Whether there is room for `keys` more beside those in `reserved` room.
+    /// Whether there is room for `keys` more beside `reserved` ones.
     fn has_room_for(&self, keys: usize, reserved: usize) -> bool {
         self.used + reserved + keys <= self.quota.keys
     }
 
-    /// The waiting pods for which there is room beside those in `reserved` room.
-    fn with_room(&self, reserved: usize) -> impl Iterator<Item = &Candidate> {
-        let mut used = reserved;
+    /// The waiting pods for which there is room once none is reserved.
+    fn next_in_turn(&self) -> impl Iterator<Item = &Candidate> {
+        let mut keys_before = 0;
         let fits = move |(_, keys): &(_, &usize)| {
-            used += **keys;
-            self.has_room_for(0, used)
+            keys_before += **keys;
+            self.has_room_for(keys_before, 0)
         };
         self.waiting.iter().take_while(fits).map(|((_, pod), _)| pod)
     }
@@ -215,7 +215,7 @@ impl Quotas {
 
     /// The waiting pods that are admitted when no room is reserved any more.
     pub(super) fn about_to_be_admitted(&self) -> impl Iterator<Item = &Candidate> {
-        self.by_namespace.values().flat_map(|ration| ration.with_room(0))
+        self.by_namespace.values().flat_map(Ration::next_in_turn)
     }
 
     /// Records that nothing is known of what etcd holds.
@@ -301,8 +301,8 @@ impl Planner {
         // A pod whose keys have not been read yet may have precedence.
         let mut is_full = wanted > ration.quota.keys && !is_listed;
         for applicant in applicants {
-            // Only pods that wait do not get reserved room. Those that come before them have got theirs back by then.
-            let reserved = applicant.waits.then(|| self.quotas.reserved.count_of(namespace));
+            // A pod that has keys gets the room that is reserved for it. The others come after all of these.
+            let reserved = applicant.waits.then(|| self.reserved_for_others(&applicant.pod));
             let has_room = ration.has_room_for(applicant.keys, reserved.unwrap_or_default());
             is_full |= applicant.waits && !has_room;
             if has_room && !(applicant.waits && is_full) {
@@ -364,7 +364,7 @@ impl Planner {
     /// getting it.
     fn place_waiting(&mut self, ration: &mut Ration) {
         while let Some(((created, pod), keys)) = ration.waiting.pop_first() {
-            if !ration.has_room_for(keys, self.quotas.reserved.count_of(&pod.0.namespace)) {
+            if !ration.has_room_for(keys, self.reserved_for_others(&pod)) {
                 ration.waiting.insert((created, pod), keys);
                 return;
             }
@@ -386,7 +386,7 @@ impl Planner {
         applicants
     }
 
-    /// Reserves the room of all pods of a namespace that may be back.
+    /// Reserves the room of all keys of a namespace that pods may get back.
     fn reserve_all(&mut self, namespace: &Arc<str>) {
         let mut lost = Vec::new();
         for (_, state) in self.registrations.of_namespace(namespace) {
@@ -396,34 +396,47 @@ impl Planner {
         self.reserve(namespace, lost);
     }
 
-    /// The keys of a pod that may be back: those that it will have when it is ready, and those that it lost because it is
-    /// missing from a list.
+    /// The keys that a pod may get back: those that it will have when it is ready, and those whose removal is unconfirmed. None
+    /// if the pod waits for room itself.
     fn lost_keys(&self, state: &RegistrationState, pod: &Arc<str>) -> Vec<Key> {
+        if state.rationed.contains_key(pod) {
+            return Vec::new();
+        }
         let if_ready = state.unready.get(pod).into_iter().flat_map(DesiredPod::all_records);
-        let dropped = state.dropped_by(pod).iter();
-        let missing = dropped.filter(|key| self.guard.cause_of(key) == Some(Cause::Pod));
-        if_ready.map(|record| &record.key).chain(missing).cloned().collect()
+        let unconfirmed = state.dropped_by(pod).iter().filter(|key| self.guard.knows(key));
+        if_ready.map(|record| &record.key).chain(unconfirmed).cloned().collect()
     }
 
-    /// Reserves room for those of `keys` that no pod desires and that are not removed yet.
+    /// Reserves room for those of `keys` that a pod may get back.
     fn reserve(&mut self, namespace: &Arc<str>, keys: Vec<Key>) {
         for key in keys {
-            if self.is_to_be_removed(&key) {
+            if self.may_be_back(&key) {
                 self.quotas.reserved.add(key, namespace);
             }
         }
     }
 
-    fn is_to_be_removed(&self, key: &Key) -> bool {
+    /// Whether `key` is still to be removed, and not for an edit that the guard has let pass: what replaces the key then need
+    /// not wait.
+    fn may_be_back(&self, key: &Key) -> bool {
         let is_there = |state: &KeyState| state.in_flight.is_some() || state.is_ours(&self.leases);
         let state = self.keys.get(key);
-        state.is_some_and(|state| state.is_unclaimed() && is_there(state))
+        state.is_some_and(|state| state.is_unclaimed() && is_there(state)) && !self.guard.has_released_edit(key)
     }
 
-    /// Frees the room that is reserved for `key`, which has changed, unless it is still to be removed.
+    /// The number of keys for which room is reserved in the namespace of a pod, except for those that it had itself.
+    fn reserved_for_others(&self, (registration, pod): &Candidate) -> usize {
+        let (reserved, namespace) = (&self.quotas.reserved, &registration.namespace);
+        let state = self.registrations.get(registration);
+        let had = state.map_or(&[][..], |state| state.dropped_by(pod)).iter();
+        let own = had.filter(|key| reserved.keys.get(*key) == Some(namespace)).count();
+        reserved.count_of(namespace) - own
+    }
+
+    /// Frees the room that is reserved for `key`, which has changed, unless a pod may still get it back.
     pub(super) fn free_room_of(&mut self, key: &Key) {
         if self.quotas.reserved.keys.contains_key(key)
-            && !self.is_to_be_removed(key)
+            && !self.may_be_back(key)
             && let Some(namespace) = self.quotas.reserved.remove(key)
         {
             self.quotas.undecided.insert(namespace);
@@ -516,12 +529,13 @@ impl Planner {
             assert_eq!((&ration.placed, &ration.waiting), (&placed, &waiting), "{namespace}");
             assert_eq!(ration.used, placed.values().sum::<usize>(), "{namespace}");
             assert!(ration.used <= ration.quota.keys, "{ration:?}");
-            let reserved = self.quotas.reserved.count_of(namespace);
-            assert_eq!(ration.with_room(reserved).next(), None, "{ration:?}");
+            let has_room = |pod: &Candidate, keys| ration.has_room_for(keys, self.reserved_for_others(pod));
+            let next = waiting.first_key_value();
+            assert!(next.is_none_or(|((_, pod), keys)| !has_room(pod, *keys)), "{ration:?}");
         }
         let reserved = &self.quotas.reserved;
         for key in reserved.keys.keys() {
-            assert!(self.is_to_be_removed(key), "{key}: {:?}", self.keys.get(key));
+            assert!(self.may_be_back(key), "{key}: {:?}", self.keys.get(key));
         }
         for (namespace, count) in &reserved.counts {
             let keys = reserved.keys.values().filter(|other| *other == namespace);

@@ -86,6 +86,7 @@ impl Planner {
         if is_kept {
             self.registrations.set_kept(registration, None);
         }
+        self.quotas.mark_changed(registration, pod);
         self.drop_unconfirmed(registration, pod, cause);
     }
 
@@ -236,6 +237,7 @@ impl Planner {
         }
         let (event, released) = self.with_known(|guard, known| guard.decide(known, moment, approved, id));
         for (key, work) in released {
+            self.free_room_of(&key);
             // A key that was not known to be in etcd when its pod was dropped is not on the pod's list. It is removed
             // separately.
             let work = if self.removes(&work, &key) {
@@ -309,24 +311,32 @@ impl Planner {
             !is_registered(registration, pod, desired)
                 && records.any(|record| is_free(&record.key) && may_be_written(registration, &record.key))
         };
+        // A pod that waits for room in a quota, which it gets when the keys are removed.
+        let gets_room = |registration: &RegistrationRef, state: &RegistrationState, pod: &Arc<str>| {
+            let is_free = |key: &Key| {
+                let state = keys.get(key);
+                state.is_none_or(|state| state.held.is_none() && state.is_unclaimed())
+            };
+            let mut records = state.rationed.get(pod).into_iter().flat_map(DesiredPod::records);
+            records.any(|record| is_free(&record.key) && may_be_written(registration, &record.key))
+        };
         let has_space = self.work.has_space();
         let to_come = || {
-            let unsuspended = registrations
-                .iter()
-                .filter(|(_, state)| has_space && !state.settings.suspended);
+            if !has_space {
+                return 0;
+            }
+            let is_suspended = |state: &RegistrationState| state.settings.suspended;
             let count = |(registration, state): (&RegistrationRef, &RegistrationState)| {
                 let pods = state.pods.iter();
                 pods.filter(|(pod, desired)| is_to_come(registration, pod, desired))
                     .count()
             };
-            // Those that are admitted when the keys are removed.
-            let admitted = self.quotas.about_to_be_admitted();
-            let is_unsuspended = |registration: &RegistrationRef| {
-                let state = registrations.get(registration);
-                has_space && state.is_some_and(|state| !state.settings.suspended)
-            };
-            let admitted = admitted.filter(|(registration, _)| is_unsuspended(registration));
-            unsuspended.map(count).sum::<usize>() + admitted.count()
+            let unsuspended = registrations.iter().filter(|(_, state)| !is_suspended(state));
+            let waiting = self.quotas.about_to_be_admitted().filter(|(registration, pod)| {
+                let state = registrations.get(registration).filter(|state| !is_suspended(state));
+                state.is_some_and(|state| gets_room(registration, state, pod))
+            });
+            unsuspended.map(count).sum::<usize>() + waiting.count()
         };
         let known = Known {
             is_registered: &|work: &Work| match work {

@@ -186,7 +186,7 @@ impl WorkQueue {
     /// Marks an edited registration, and queues it: `pods`, which the edit concerns, are to be marked in this order.
     pub fn mark_edited(&mut self, registration: &RegistrationRef, mut pods: Vec<Arc<str>>, at: Instant) {
         if self.edited.contains_key(registration) {
-            // An earlier edit has marked them.
+            // An earlier edit has marked them. They are computed by the newest spec.
             let is_marked = |pod: &Arc<str>| self.marks.get(&Work::Pod(registration.clone(), pod.clone()));
             pods.retain(|pod| !is_marked(pod).is_some_and(|mark| mark.edited));
         }
@@ -253,7 +253,7 @@ impl WorkQueue {
             mark.deleted |= deleted;
             mark.edited |= edited;
             mark.ending |= ending;
-            // An unclaimed key waits for it as it waits for the mark that this one follows from.
+            // The unclaimed keys that wait for the older mark wait for this one, too.
             if let Some(older) = serial.filter(|serial| *serial < mark.serial) {
                 let former = (mark.serial, work.clone());
                 mark.serial = older;

@@ -8,7 +8,7 @@ use leasehold::backend::etcd::{Connection, campaign};
 use leasehold::backend::{Campaign, Candidacy, Leadership};
 use leasehold::model::{Expect, Fence, LeaseId, Op, Prefix, Transaction, TxnOutcome};
 use leasehold::peer::{PeerStatus, PeerStatuses, Replica};
-use testbed::{EtcdCluster, History, Network};
+use testbed::{EtcdCluster, History, Link, Network};
 use tokio::sync::watch;
 
 use crate::common::{Running, SOON, connect, delete, grant, one, put};
@@ -222,15 +222,26 @@ async fn a_leader_that_dies_is_followed_when_its_session_has_ended() {
 }
 
 #[tokio::test]
-async fn leader_keeps_leading_over_a_link_slower_than_the_first_attempt_of_a_renewal() {
+async fn leader_keeps_leading_over_slow_links_to_one_and_to_several_endpoints() {
+    for endpoints in [1, 3] {
+        keeps_leading_over_slow_links(endpoints).await;
+    }
+}
+
+async fn keeps_leading_over_slow_links(endpoints: usize) {
     let (cluster, _) = one().await;
     let network = Network::temporary().await.expect("a network");
-    let link = network.link(cluster.client_address(0)).await.expect("a link");
-    let leader = Candidate::stand_with(connect(vec![link.http()]).await, "one", 4);
+    let mut links = Vec::new();
+    for _ in 0..endpoints {
+        links.push(network.link(cluster.client_address(0)).await.expect("a link"));
+    }
+    let leader = Candidate::stand_with(connect(links.iter().map(Link::http).collect()).await, "one", 4);
     leader.until_leading().await;
     let mut state = leader.state.clone();
     state.mark_unchanged();
-    link.slow(Duration::from_millis(900)).await.expect("slow");
+    for link in &links {
+        link.slow(Duration::from_millis(900)).await.expect("slow");
+    }
     let changed = tokio::time::timeout(Duration::from_secs(10), state.changed()).await;
     assert!(changed.is_err() && leader.leads(), "{:?}", state.borrow());
 }

@@ -25,7 +25,7 @@ use crate::telemetry::{Calls, Outcome, Peer};
 /// Delay before a request is also sent to another endpoint; doubled after each such hedge. The endpoint probes detect a
 /// hanging member only later. A member that forwarded the request to a dead leader does not answer, although etcd may
 /// have a new leader by then.
-const HEDGE: Duration = Duration::from_secs(1);
+pub(super) const HEDGE: Duration = Duration::from_secs(1);
 /// How long after the last answer an endpoint's cluster id is trusted without another check.
 const RECENT: Duration = Duration::from_secs(3);
 /// Cause of the error when a request's connection was replaced.
@@ -220,8 +220,8 @@ pub(super) struct Call<T> {
     pub(super) attempt_timeout: Duration,
     /// Whether the response counts as a refusal in metrics.
     pub(super) refused: fn(&T) -> bool,
-    /// Whether another endpoint is asked too when the first is slow. False for calls that are slow by nature.
-    pub(super) hedged: bool,
+    /// After how long without an answer another endpoint is asked as well. None for calls that are slow by nature.
+    pub(super) hedge: Option<Duration>,
 }
 
 impl Connection {
@@ -656,7 +656,7 @@ impl Connection {
         };
         let mut attempts = FuturesUnordered::from_iter([ask(0)]);
         let (mut asked, mut failed) = (1, 0);
-        let mut hedge_delay = HEDGE;
+        let mut hedge_delay = call.hedge.unwrap_or(HEDGE);
         let mut hedge_at = Instant::now() + hedge_delay;
         loop {
             let error = tokio::select! {
@@ -669,7 +669,7 @@ impl Connection {
                     Err(error) if !error.is_connection() => return Err(error),
                     Err(error) => Some(error),
                 },
-                () = sleep_until(hedge_at), if call.hedged && count > 1 && hedge_at < deadline => None,
+                () = sleep_until(hedge_at), if call.hedge.is_some() && count > 1 && hedge_at < deadline => None,
             };
             if let Some(error) = error {
                 failed += 1;

@@ -595,7 +595,7 @@ impl Candidate {
             name: "watch",
             attempt_timeout: self.connection.timeouts().request.min(at_most / 3),
             refused: |_| false,
-            hedged: false,
+            hedge: None,
         };
         let key = &*self.campaign.leader_key;
         let open = |endpoint: &Endpoint| {

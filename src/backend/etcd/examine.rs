@@ -21,7 +21,7 @@ impl Connection {
                 name: "status",
                 attempt_timeout: self.timeouts().request,
                 refused: |_| false,
-                hedged: false,
+                hedge: None,
             };
             let status = |endpoint: &Endpoint| {
                 let mut client = endpoint.maintenance.clone();

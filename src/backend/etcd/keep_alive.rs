@@ -130,7 +130,7 @@ impl KeepAliveStream {
             name: CALL,
             attempt_timeout: first.attempt_timeout,
             refused: |opened: &Option<_>| opened.is_none(),
-            hedged: false,
+            hedge: None,
         };
         let open = |endpoint: &Endpoint| {
             let mut client = endpoint.keep_alive.clone();

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::Connection;
+use super::connection::{Connection, HEDGE};
 use super::error::Error;
 use super::keep_alive::{Report, Request};
 use super::pause::{jitter, jittered};
@@ -336,7 +336,7 @@ async fn renew_separately(
         let sent = Instant::now();
         // A lease that is being revoked is answered late, but it is answered: wait longer than on a shared stream.
         let attempt_timeout = renewal_timeout(ttl).max(connection.timeouts().request);
-        let pause = match connection.renew_once(lease, attempt_timeout).await {
+        let pause = match connection.renew_once(lease, attempt_timeout, HEDGE).await {
             Ok(true) => {
                 if denied {
                     tracing::info!(%lease, "etcd allows renewing the lease again");

@@ -7,7 +7,7 @@ use etcd_client::{
     Error as ClientError, GetOptions, GetResponse, LeaseGrantOptions, LeaseTimeToLiveOptions, StatusResponse,
 };
 
-use super::connection::{Call, Connection};
+use super::connection::{Call, Connection, HEDGE};
 use super::error::{Error, Result};
 use crate::backend::random;
 use crate::model::{Key, KeyValue, LeaseId, Prefix, Revision};
@@ -125,7 +125,7 @@ impl Connection {
             name,
             attempt_timeout: self.timeouts().request,
             refused: |_| false,
-            hedged: true,
+            hedge: Some(HEDGE),
         }
     }
 
@@ -177,7 +177,7 @@ impl Connection {
     async fn page(&self, from: &[u8], end: &[u8], at: Option<Revision>, limit: i64) -> Result<GetResponse> {
         let kind = Call {
             // Over a slow network a page takes long, and a second copy of it would slow down both.
-            hedged: false,
+            hedge: None,
             ..self.kind("range")
         };
         self.call(kind, |endpoint| {
@@ -266,13 +266,13 @@ impl Connection {
     }
 
     /// Renews `lease` once on a separate stream, which no other lease can block. `attempt_timeout` applies per
-    /// endpoint. False if the member does not know the lease, which is no proof yet that it is gone.
-    pub(super) async fn renew_once(&self, lease: LeaseId, attempt_timeout: Duration) -> Result<bool> {
+    /// endpoint; after `hedge` without an answer, another one is asked as well. False if the member does not know the lease, which is no proof yet that it is gone.
+    pub(super) async fn renew_once(&self, lease: LeaseId, attempt_timeout: Duration, hedge: Duration) -> Result<bool> {
         let kind = Call {
             name: "keep_alive",
             attempt_timeout,
             refused: |alive: &bool| !alive,
-            hedged: true,
+            hedge: Some(hedge),
         };
         self.call(kind, |endpoint| {
             let mut client = endpoint.keep_alive.clone();

@@ -13,7 +13,7 @@ use super::renewal::renewal_timeout;
 use super::requests::lease_id;
 use crate::model::LeaseId;
 
-/// Longest time from one attempt to the next after a failed renewal.
+/// Longest time from one renewal to the next after a failed one, which may take longer itself.
 const RETRY: Duration = Duration::from_millis(500);
 
 pub(super) struct Session {
@@ -55,14 +55,18 @@ impl Session {
     pub(super) async fn keep(&self) {
         let mut proven_until = self.granted + self.ttl;
         let mut next = self.granted + self.ttl / 3;
-        let first_timeout = renewal_timeout(self.ttl);
-        let mut attempt_timeout = first_timeout;
+        // An answer that takes longer than the TTL proves nothing.
+        let attempt_timeout = self.connection.timeouts().request.min(self.ttl);
         loop {
             let due = next;
             let renewal = async move {
                 sleep_until(due).await;
                 let sent = Instant::now();
-                (sent, self.connection.renew_once(self.lease, attempt_timeout).await)
+                let hedge = renewal_timeout(self.ttl);
+                (
+                    sent,
+                    self.connection.renew_once(self.lease, attempt_timeout, hedge).await,
+                )
             };
             pin!(renewal);
             let (sent, result) = loop {
@@ -75,24 +79,20 @@ impl Session {
                     }
                 }
             };
-            // An attempt that timed out has waited for long enough.
+            // A call that took longer has waited for long enough.
             next = sent + jittered(RETRY);
             match result {
                 Ok(true) => {
                     proven_until = sent + self.ttl;
                     next = sent + self.ttl / 3;
-                    attempt_timeout = first_timeout;
-                    self.proven.send_if_modified(|proven| !std::mem::replace(proven, true));
+                    if Instant::now() < proven_until {
+                        self.proven.send_if_modified(|proven| !std::mem::replace(proven, true));
+                    }
                 }
                 // The member's answer alone is no proof: ask etcd's leader.
                 Ok(false) if matches!(self.connection.lease(self.lease, false).await, Ok(None)) => return,
                 Ok(false) => {}
-                Err(error) => {
-                    tracing::debug!(lease = %self.lease, %error, "session renewal failed; retrying");
-                    // The answer may only be slower than that.
-                    let longest = self.connection.timeouts().request.max(first_timeout);
-                    attempt_timeout = (2 * attempt_timeout).min(longest);
-                }
+                Err(error) => tracing::debug!(lease = %self.lease, %error, "session renewal failed; retrying"),
             }
         }
     }

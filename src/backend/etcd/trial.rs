@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::timeout;
 
-use super::connection::{Call, Connection};
+use super::connection::{Call, Connection, HEDGE};
 use super::endpoint::Endpoint;
 use super::error::{Error, Result};
 use super::renewal::renewal_timeout;
@@ -52,9 +52,9 @@ impl Connection {
     /// Returns an error if the `new` access may not renew `lease` although the current access may.
     async fn compare_renewal(&self, new: &Self, lease: LeaseId, ttl: u32) -> Result<()> {
         let attempt_timeout = renewal_timeout(Duration::from_secs(ttl.into())).max(self.timeouts().request);
-        match new.renew_once(lease, attempt_timeout).await {
+        match new.renew_once(lease, attempt_timeout, HEDGE).await {
             Ok(_) => Ok(()),
-            Err(Error::PermissionDenied { message }) => match self.renew_once(lease, attempt_timeout).await {
+            Err(Error::PermissionDenied { message }) => match self.renew_once(lease, attempt_timeout, HEDGE).await {
                 Err(Error::PermissionDenied { .. }) => Ok(()),
                 _ => Err(Error::PermissionDenied {
                     message: format!("{message}, when renewing lease {lease}, which has registered keys"),
@@ -103,7 +103,7 @@ impl Connection {
             name: "get",
             attempt_timeout: self.timeouts().request,
             refused: |_| false,
-            hedged: false,
+            hedge: None,
         };
         let get = |endpoint: &Endpoint| {
             let (mut kv, key) = (endpoint.kv.clone(), key.clone());

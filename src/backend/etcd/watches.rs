@@ -134,7 +134,7 @@ impl Watches {
             name: "watch",
             attempt_timeout: self.connection.timeouts().request,
             refused: |_| false,
-            hedged: false,
+            hedge: None,
         };
         let open = |endpoint: &Endpoint| {
             let mut client = endpoint.watch.clone();

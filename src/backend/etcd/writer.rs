@@ -5,7 +5,7 @@
 use etcd_client::proto::{PbResponseOp, PbTxnOpResponse};
 use etcd_client::{Compare, CompareOp, PutOptions, Txn, TxnOp, TxnResponse};
 
-use super::connection::{Call, Connection};
+use super::connection::{Call, Connection, HEDGE};
 use super::error::{Error, Result};
 use super::requests::decode;
 use crate::model::{Expect, Fence, KeyValue, Op, OpResult, Transaction, TxnOutcome};
@@ -43,7 +43,7 @@ impl Connection {
             name,
             attempt_timeout: self.timeouts().request,
             refused,
-            hedged: true,
+            hedge: Some(HEDGE),
         };
         self.call(kind, |endpoint| {
             let mut kv = endpoint.kv.clone();

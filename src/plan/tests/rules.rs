@@ -448,6 +448,30 @@ fn switch_to_as_many_other_pods_at_a_full_quota_is_not_held() {
 }
 
 #[test]
+fn edit_that_is_reverted_while_it_is_held_gives_all_pods_their_room_back() {
+    let mut rig = unconfirmed::registered();
+    rig.allow(unconfirmed::PODS);
+    rig.planner.set_settings(&reference("older"), settings(0));
+    for i in 0..5 {
+        rig.want("older", &format!("waits-{i}"), &[&format!("/s/waits-{i}")], "1");
+    }
+    assert!(rig.run().is_empty(), "they wait");
+    let registered = rig.kept_keys();
+    let mut edit = |pod_state: fn(usize) -> PodState| {
+        for number in 0..unconfirmed::PODS {
+            let pod = unconfirmed::pod(number);
+            let orders = reference("orders");
+            rig.planner
+                .change_pod_state(&orders, &pod, pod_state(number), Cause::Edit);
+        }
+        rig.settle_removals();
+        assert_eq!(rig.kept_keys(), registered);
+    };
+    edit(|_| PodState::Missing);
+    edit(|number| PodState::Ready(desired(&unconfirmed::pod(number), &[&unconfirmed::key(number)], "1")));
+}
+
+#[test]
 fn key_that_pods_of_two_namespaces_had_uses_the_quota_of_one() {
     let mut rig = Rig::guarded(&[]);
     let crew = RegistrationRef::new("crew", "orders");
