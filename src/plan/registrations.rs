@@ -520,19 +520,12 @@ impl Registrations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::testing::{desired, reference};
+    use crate::plan::testing::{desired, reference, settings};
 
     #[test]
     fn key_that_a_pod_drops_again_is_dropped_once() {
         let (mut registrations, orders, pod) = (Registrations::default(), reference("orders"), Arc::from("p"));
-        let settings = RegistrationSettings {
-            created: 1,
-            ttl: 30,
-            suspended: false,
-            keep_last: false,
-            prefixes: vec![Prefix::below("/s/")],
-        };
-        registrations.set_settings(&orders, settings);
+        registrations.set_settings(&orders, settings(1));
         let key = Key::from("/s/p");
         registrations.set_desired(&orders, &pod, Some(desired("p", &[&key], "1")));
         registrations.add_dropped(&orders, &pod, &key);

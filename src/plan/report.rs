@@ -291,20 +291,12 @@ mod tests {
     use super::*;
     use crate::index::PortTarget;
     use crate::model::Observation;
-    use crate::plan::RegistrationSettings;
-    use crate::plan::testing::{desired, endpoint, meta, reference};
+    use crate::plan::testing::{desired, endpoint, meta, reference, settings};
 
     /// A planner of the registration `orders`, in an etcd that holds `held` on a recorded lease.
     fn planner(held: &[(&str, &str)]) -> Planner {
         let mut planner = Planner::new(meta(), 256);
-        let settings = RegistrationSettings {
-            created: 1,
-            ttl: 30,
-            suspended: false,
-            keep_last: false,
-            prefixes: vec![Prefix::below("/s/")],
-        };
-        planner.set_settings(&reference("orders"), settings);
+        planner.set_settings(&reference("orders"), settings(1));
         planner.leases().recorded(LeaseId(1), Some(30), 1);
         let entry = |(key, value): &(&str, &str)| {
             let held = crate::model::KeyValue {

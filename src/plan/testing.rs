@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::desired::{DesiredPod, EndpointRecords};
 use super::meta::MetaKeys;
 use super::planner::Planner;
+use super::registrations::RegistrationSettings;
 use crate::model::{
     Endpoint, Expect, Fence, Key, KeyValue, LeaseId, Observation, Op, OpResult, Prefix, PrefixChanges, Record,
     RegistrationRef, Revision, Transaction, TxnOutcome, Value,
@@ -355,6 +356,17 @@ impl Etcd {
 
 pub(super) fn reference(name: &str) -> RegistrationRef {
     RegistrationRef::new("shop", name)
+}
+
+/// The settings of a registration that was created then and has the prefix `/s/`.
+pub(super) fn settings(created: i64) -> RegistrationSettings {
+    RegistrationSettings {
+        created,
+        ttl: 30,
+        suspended: false,
+        keep_last: false,
+        prefixes: vec![Prefix::below("/s/")],
+    }
 }
 
 /// A desired pod with one port and these keys, all with this value.

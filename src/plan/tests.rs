@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::testing::{Etcd, desired, endpoint, meta, reference, request_leases};
+use super::testing::{Etcd, desired, endpoint, meta, reference, request_leases, settings};
 use super::{Conflict, DesiredPod, DesiredState, EndpointRecords, Holder, Planner, RegistrationSettings, Report, Step};
 use crate::model::{Expect, Fence, LeaseId, Op, Prefix, Record, Transaction, TxnOutcome};
 
@@ -28,16 +28,6 @@ struct Rig {
     etcd: Etcd,
     planner: Planner,
     fence: Fence,
-}
-
-fn settings(created: i64) -> RegistrationSettings {
-    RegistrationSettings {
-        created,
-        ttl: 30,
-        suspended: false,
-        keep_last: false,
-        prefixes: vec![Prefix::below("/s/")],
-    }
 }
 
 fn suspended(created: i64) -> RegistrationSettings {

@@ -266,7 +266,8 @@ impl Connection {
     }
 
     /// Renews `lease` once on a separate stream, which no other lease can block. `attempt_timeout` applies per
-    /// endpoint; after `hedge` without an answer, another one is asked as well. False if the member does not know the lease, which is no proof yet that it is gone.
+    /// endpoint; after `hedge` without an answer, another one is asked as well. False if the member does not know the
+    /// lease, which is no proof yet that it is gone.
     pub(super) async fn renew_once(&self, lease: LeaseId, attempt_timeout: Duration, hedge: Duration) -> Result<bool> {
         let kind = Call {
             name: "keep_alive",
