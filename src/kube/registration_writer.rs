@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use self::requests::{Failure, Requests};
 use super::events::{About, Events, Notice};
 use crate::api::ServiceRegistrationSpec;
-use crate::model::{Backoff, FairQueue, LeaderFlag, RegistrationRef, fnv64};
+use crate::model::{Backoff, Counts, FairQueue, LeaderFlag, RegistrationRef, fnv64};
 use crate::telemetry::Calls;
 
 /// Writes in flight at a time, and those of one namespace.
@@ -93,7 +93,7 @@ pub struct RegistrationWriter {
     waiting: BTreeSet<(Instant, RegistrationRef)>,
     ready: FairQueue<RegistrationRef>,
     /// Number of writes in flight of each namespace.
-    writing: HashMap<Arc<str>, usize>,
+    writing: Counts<Arc<str>>,
     writes: JoinSet<(RegistrationWrite, Result<(), Failure>)>,
     /// Whether a missing right was logged.
     lack_logged: bool,
@@ -108,7 +108,7 @@ impl RegistrationWriter {
             entries: HashMap::new(),
             waiting: BTreeSet::new(),
             ready: FairQueue::default(),
-            writing: HashMap::new(),
+            writing: Counts::default(),
             writes: JoinSet::new(),
             lack_logged: false,
         }
@@ -204,7 +204,7 @@ impl RegistrationWriter {
         }
         while self.writes.len() < IN_FLIGHT {
             let writing = &self.writing;
-            let may = |namespace: &str, _| writing.get(namespace).is_none_or(|count| *count < OF_ONE);
+            let may = |namespace: &str, _| writing.of(namespace) < OF_ONE;
             let Some(reference) = self.ready.pop_of(may) else {
                 return;
             };
@@ -224,7 +224,7 @@ impl RegistrationWriter {
             }
             entry.is_writing = true;
             entry.is_revised = false;
-            *self.writing.entry(reference.namespace.clone()).or_default() += 1;
+            self.writing.add(reference.namespace.clone());
             let requests = Requests {
                 client: self.client.clone(),
                 calls: self.calls.clone(),
@@ -238,12 +238,7 @@ impl RegistrationWriter {
 
     fn written(&mut self, write: &RegistrationWrite, result: Result<(), Failure>, now: Instant) {
         let reference = &write.registration;
-        if let Some(count) = self.writing.get_mut(&reference.namespace) {
-            *count -= 1;
-            if *count == 0 {
-                self.writing.remove(&reference.namespace);
-            }
-        }
+        self.writing.remove(&reference.namespace);
         let refusal = match &result {
             Err(Failure::Refused { code, message }) => Some((*code, message.clone())),
             _ => None,

@@ -26,7 +26,7 @@ use crate::api::conditions::{keep_times, keep_undecided, same_status};
 use crate::api::{
     RecordFormat, RecordFormatStatus, Registry, RegistryStatus, ServiceRegistration, ServiceRegistrationStatus,
 };
-use crate::model::{FairQueue, RegistrationRef};
+use crate::model::{Counts, FairQueue, RegistrationRef};
 use crate::telemetry::{Calls, Outcome, Peer};
 
 /// Writes in flight at a time.
@@ -236,7 +236,7 @@ struct Queue<K: Reported> {
     order: FairQueue<K::Name>,
     waiting: HashSet<K::Name>,
     /// Number of writes in flight of each tenant.
-    writing: HashMap<Arc<str>, usize>,
+    writing: Counts<Arc<str>>,
     /// When the next write of a tenant may begin.
     resting: HashMap<Arc<str>, Instant>,
 }
@@ -253,7 +253,7 @@ impl<K: Reported> Queue<K> {
     fn pop(&mut self, now: Instant) -> Option<K::Name> {
         self.resting.retain(|_, until| *until > now);
         let (writing, resting) = (&self.writing, &self.resting);
-        let is_free = |namespace: &str| writing.get(namespace).is_none_or(|count| *count < OF_ONE);
+        let is_free = |namespace: &str| writing.of(namespace) < OF_ONE;
         let may = |namespace: &str, _| is_free(namespace) && !resting.contains_key(namespace);
         let name = self.order.pop_of(may)?;
         self.waiting.remove(&name);
@@ -262,7 +262,7 @@ impl<K: Reported> Queue<K> {
 
     /// Counts a write that begins.
     fn begin(&mut self, name: &K::Name) {
-        *self.writing.entry(K::namespace(name).clone()).or_default() += 1;
+        self.writing.add(K::namespace(name).clone());
     }
 
     /// When the next tenant has rested.
@@ -273,12 +273,7 @@ impl<K: Reported> Queue<K> {
     /// Counts a write that has ended and took so long.
     fn end(&mut self, name: &K::Name, took: Duration, now: Instant) {
         let namespace = K::namespace(name);
-        if let Some(count) = self.writing.get_mut(namespace) {
-            *count -= 1;
-            if *count == 0 {
-                self.writing.remove(namespace);
-            }
-        }
+        self.writing.remove(namespace);
         if K::RESTS && self.order.len_of(namespace) > FEW {
             let until = now + (took * REST).min(LONGEST_REST);
             let resting = self.resting.entry(namespace.clone()).or_insert(until);
@@ -321,7 +316,7 @@ impl<K: Reported> StatusWriter<K> {
             to_write: Queue {
                 order: FairQueue::default(),
                 waiting: HashSet::new(),
-                writing: HashMap::new(),
+                writing: Counts::default(),
                 resting: HashMap::new(),
             },
             writes: JoinSet::new(),

@@ -4,6 +4,7 @@
 
 mod backoff;
 mod checkpoint;
+mod counts;
 mod elsewhere;
 mod endpoint;
 mod fair_queue;
@@ -20,6 +21,7 @@ mod watch_target;
 
 pub use backoff::Backoff;
 pub use checkpoint::{Checkpoint, Freshness, TargetFreshness};
+pub use counts::Counts;
 pub use elsewhere::Elsewhere;
 #[cfg(test)]
 pub use endpoint::tests as endpoints;

@@ -5,14 +5,14 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::model::RegistrationRef;
+use crate::model::{Counts, RegistrationRef};
 
 /// The pods that edits concern, by registration.
 #[derive(Debug, Default)]
 pub(super) struct Edits {
     registrations: HashMap<RegistrationRef, Edit>,
-    /// The number of pods in each namespace that has any.
-    counts: HashMap<Arc<str>, usize>,
+    /// The pods of each namespace.
+    counts: Counts<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -30,15 +30,13 @@ impl Edits {
             return;
         }
         let edit = self.registrations.entry(registration.clone()).or_default();
-        let before = edit.pending.len();
         for pod in pods {
             if let Entry::Vacant(free) = edit.pending.entry(pod.clone()) {
                 free.insert(serial);
                 edit.order.push_back((serial, pod));
+                self.counts.add(registration.namespace.clone());
             }
         }
-        let added = edit.pending.len() - before;
-        *self.counts.entry(registration.namespace.clone()).or_default() += added;
     }
 
     pub fn contains(&self, registration: &RegistrationRef, pod: &Arc<str>) -> bool {
@@ -55,12 +53,12 @@ impl Edits {
 
     /// The number of pods of all registrations.
     pub fn len(&self) -> usize {
-        self.counts.values().sum()
+        self.counts.total()
     }
 
     /// The number of pods of all registrations of `namespace`.
     pub fn len_of_namespace(&self, namespace: &str) -> usize {
-        self.counts.get(namespace).copied().unwrap_or_default()
+        self.counts.of(namespace)
     }
 
     /// Takes `pod` out. Returns whether an edit concerns it.
@@ -74,12 +72,7 @@ impl Edits {
         if edit.pending.is_empty() {
             self.registrations.remove(registration);
         }
-        if let Some(count) = self.counts.get_mut(&registration.namespace) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&registration.namespace);
-            }
-        }
+        self.counts.remove(&registration.namespace);
         true
     }
 

@@ -17,7 +17,7 @@ use super::key_table::KeyState;
 use super::planner::Planner;
 use super::policy::Quota;
 use super::registrations::RegistrationState;
-use crate::model::{Key, RegistrationRef};
+use crate::model::{Counts, Key, RegistrationRef};
 
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
@@ -34,8 +34,8 @@ pub(super) struct Quotas {
 struct Reserved {
     /// Each key with the namespace in whose quota it has room.
     keys: HashMap<Key, Arc<str>>,
-    /// Their number in each namespace that has any.
-    counts: HashMap<Arc<str>, usize>,
+    /// The keys of each namespace.
+    counts: Counts<Arc<str>>,
 }
 
 impl Reserved {
@@ -43,28 +43,23 @@ impl Reserved {
         // Pods of two namespaces may have had the key. The first one has the room.
         if let Entry::Vacant(free) = self.keys.entry(key) {
             free.insert(namespace.clone());
-            *self.counts.entry(namespace.clone()).or_default() += 1;
+            self.counts.add(namespace.clone());
         }
     }
 
     /// Removes `key`. Returns the namespace in whose quota it had room.
     fn remove(&mut self, key: &Key) -> Option<Arc<str>> {
         let namespace = self.keys.remove(key)?;
-        if let Some(count) = self.counts.get_mut(&namespace) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&namespace);
-            }
-        }
+        self.counts.remove(&namespace);
         Some(namespace)
     }
 
     fn count_of(&self, namespace: &str) -> usize {
-        self.counts.get(namespace).copied().unwrap_or_default()
+        self.counts.of(namespace)
     }
 
     fn remove_namespace(&mut self, namespace: &str) {
-        if self.counts.remove(namespace).is_some() {
+        if self.counts.remove_all(namespace) > 0 {
             self.keys.retain(|_, other| **other != *namespace);
         }
     }
@@ -537,9 +532,9 @@ impl Planner {
         for key in reserved.keys.keys() {
             assert!(self.may_be_back(key), "{key}: {:?}", self.keys.get(key));
         }
-        for (namespace, count) in &reserved.counts {
+        for (namespace, count) in reserved.counts.iter() {
             let keys = reserved.keys.values().filter(|other| *other == namespace);
-            assert_eq!(keys.count(), *count, "{namespace}");
+            assert_eq!(keys.count(), count, "{namespace}");
         }
     }
 }

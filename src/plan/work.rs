@@ -15,7 +15,7 @@ use super::edits::Edits;
 use super::lease_groups::LeaseGroup;
 use super::lease_pool::LeaseUse;
 use super::rate_limit::NamespaceRateLimiter;
-use crate::model::{FairQueue, Key, RegistrationRef};
+use crate::model::{Counts, FairQueue, Key, RegistrationRef};
 
 /// Number of pods of an edited registration that are marked at once.
 const EDITED_AT_ONCE: usize = if cfg!(test) { 2 } else { 64 };
@@ -122,8 +122,8 @@ pub(super) struct WorkQueue {
     /// The same for the marked work above its rate limit.
     oldest_excess: BTreeSet<(u64, Work)>,
     last_serial: u64,
-    /// The number of marks for each edited registration.
-    edited: HashMap<RegistrationRef, usize>,
+    /// The marks of each edited registration.
+    edited: Counts<RegistrationRef>,
     /// The pods of edited registrations that are not marked yet.
     edits: Edits,
     /// Unclaimed keys, each with the last serial number when the planner first looked for work after it was queued. A key
@@ -185,7 +185,7 @@ impl WorkQueue {
 
     /// Marks an edited registration, and queues it: `pods`, which the edit concerns, are to be marked in this order.
     pub fn mark_edited(&mut self, registration: &RegistrationRef, mut pods: Vec<Arc<str>>, at: Instant) {
-        if self.edited.contains_key(registration) {
+        if self.edited.of(registration) > 0 {
             // An earlier edit has marked them. They are computed by the newest spec.
             let is_marked = |pod: &Arc<str>| self.marks.get(&Work::Pod(registration.clone(), pod.clone()));
             pods.retain(|pod| !is_marked(pod).is_some_and(|mark| mark.edited));
@@ -296,7 +296,7 @@ impl WorkQueue {
             && !was_edited
             && let Work::Pod(registration, _) = &work
         {
-            *self.edited.entry(registration.clone()).or_default() += 1;
+            self.edited.add(registration.clone());
         }
         let is_new = self.queued.insert(work.clone());
         let namespace = work.namespace().clone();
@@ -340,12 +340,8 @@ impl WorkQueue {
         }
         if mark.edited
             && let Work::Pod(registration, _) = work
-            && let Some(count) = self.edited.get_mut(registration)
         {
-            *count -= 1;
-            if *count == 0 {
-                self.edited.remove(registration);
-            }
+            self.edited.remove(registration);
         }
         Some(mark)
     }
@@ -385,7 +381,7 @@ impl WorkQueue {
 
     /// The number of pods whose records are still those of the spec before the last edit of `registration`.
     pub fn edited(&self, registration: &RegistrationRef) -> usize {
-        self.edited.get(registration).copied().unwrap_or_default() + self.edits.len_of(registration)
+        self.edited.of(registration) + self.edits.len_of(registration)
     }
 
     /// Queues the unclaimed keys that wait for no mark any more.

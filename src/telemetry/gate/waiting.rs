@@ -1,8 +1,9 @@
 //! Limits the callers that wait for a judgement, in total and per address, because each of them holds a connection.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::model::Counts;
 
 /// The maximum number of waiting callers.
 pub(super) const ALL: usize = 32;
@@ -11,7 +12,7 @@ pub(super) const OF_ONE: usize = 8;
 
 /// The number of waiting callers by address.
 #[derive(Default)]
-pub(super) struct Waiting(Mutex<HashMap<IpAddr, usize>>);
+pub(super) struct Waiting(Mutex<Counts<IpAddr>>);
 
 /// The slot of one waiting caller. Dropping it frees the slot.
 pub(super) struct WaitingSlot<'a> {
@@ -23,16 +24,14 @@ impl Waiting {
     /// Takes a slot for a caller from `address`. `None` if too many callers wait.
     pub(super) fn take(&self, address: IpAddr) -> Option<WaitingSlot<'_>> {
         let mut by_address = self.by_address();
-        let all: usize = by_address.values().sum();
-        let of_it = by_address.get(&address).copied().unwrap_or_default();
-        if all >= ALL || of_it >= OF_ONE {
+        if by_address.total() >= ALL || by_address.of(&address) >= OF_ONE {
             return None;
         }
-        by_address.insert(address, of_it + 1);
+        by_address.add(address);
         Some(WaitingSlot { waiting: self, address })
     }
 
-    fn by_address(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn by_address(&self) -> MutexGuard<'_, Counts<IpAddr>> {
         // No code that holds the lock can panic between two changes.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -40,13 +39,7 @@ impl Waiting {
 
 impl Drop for WaitingSlot<'_> {
     fn drop(&mut self) {
-        let mut by_address = self.waiting.by_address();
-        if let Some(count) = by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.address);
-            }
-        }
+        self.waiting.by_address().remove(&self.address);
     }
 }
 
