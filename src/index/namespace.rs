@@ -18,7 +18,8 @@ use crate::model::{Mark, RegistrationRef};
 
 #[derive(Debug, Default)]
 pub(super) struct Namespace {
-    pods: HashMap<Arc<str>, PodEntry>,
+    /// Boxed, because up to half of the slots of a hash table are empty.
+    pods: HashMap<Arc<str>, Box<PodEntry>>,
     registrations: HashMap<Arc<str>, Selecting>,
     /// Names of registrations that require a certain label (a symbol of [`Symbols`]), each filed under one of its
     /// required labels. A pod event looks only at registrations filed under the pod's own labels, however many others
@@ -89,7 +90,7 @@ impl Namespace {
         if let Some(old) = old {
             symbols.release(old);
         }
-        self.pods.insert(name, PodEntry { pod: new, seen });
+        self.pods.insert(name, Box::new(PodEntry { pod: new, seen }));
         PodChange::Selection(marks)
     }
 
@@ -98,9 +99,10 @@ impl Namespace {
     }
 
     fn remove_pod(&mut self, name: &str, is_lost: bool, symbols: &mut Symbols) -> Vec<DirtyMark> {
-        let Some((name, PodEntry { pod, .. })) = self.pods.remove_entry(name) else {
+        let Some((name, entry)) = self.pods.remove_entry(name) else {
             return Vec::new();
         };
+        let pod = entry.pod;
         let touches = self.replace(&name, [Some(&pod), None], is_lost, symbols);
         symbols.release(pod);
         touches
@@ -356,7 +358,8 @@ impl Namespace {
 
     /// Finds the selected pods of a registration that has none yet.
     fn enlist(&self, selecting: &mut Selecting, symbols: &Symbols) {
-        for (name, PodEntry { pod, .. }) in &self.pods {
+        for (name, entry) in &self.pods {
+            let pod = &entry.pod;
             // Most pods fail this cheap test. So one of many registrations costs little for pods that it does not
             // select.
             let candidate = selecting

@@ -417,7 +417,7 @@ impl Planner {
         {
             return None;
         }
-        let under_way = |key: &Key| self.keys.get(key)?.in_flight;
+        let under_way = |key: &Key| self.keys.get(key)?.in_flight();
         if let Some(ticket) = groups.iter().flatten().filter(|key| mine(key)).find_map(under_way) {
             self.transactions.wait(ticket, work.clone());
             return None;
@@ -456,7 +456,7 @@ impl Planner {
             let forbidden = state.dropped_by(pod).iter().filter(|key| self.is_forbidden(key));
             return Some(forbidden.map(|key| vec![key.clone()]).collect());
         }
-        let is_there = |key: &KeyState| key.held.is_some() || key.in_flight.is_some();
+        let is_there = |key: &KeyState| key.held.is_some() || key.in_flight().is_some();
         let is_removed = |key: &&Key| !self.keys.get(key).is_some_and(is_there);
         let removed: Vec<Key> = state.dropped_by(pod).iter().filter(is_removed).cloned().collect();
         self.registrations

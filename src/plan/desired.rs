@@ -5,6 +5,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::duplicate_keys::{self, Draft};
 use super::policy::{Denial, PrefixGrant, Quota};
 use super::previous::Previous;
@@ -12,12 +14,12 @@ use crate::format::Format;
 use crate::index::{MinReady, PodView, PortTarget, ReadyPod, WEIGHT_ANNOTATION, Why};
 use crate::model::{Endpoint, Families, Host, Key, Record};
 
-/// The desired records of one pod, by endpoint, and the problems that prevent others. Its lists are slices, because each
-/// registered pod has them for as long as it is registered.
+/// The desired records of one pod, by endpoint, and the problems that prevent others. Each registered pod has one for as
+/// long as it is registered, and most pods have one port and one record, so these need no allocation of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredPod {
     /// One entry per port that the pod offers.
-    pub by_endpoint: Box<[EndpointRecords]>,
+    pub by_endpoint: SmallVec<[EndpointRecords; 1]>,
     /// The problems to report to the author of the registration.
     pub problems: Box<[Problem]>,
     /// The records by the previous spec, until the newest spec is known to be carried out.
@@ -88,10 +90,9 @@ pub struct FormatBinding {
     pub pass: PrefixGrant,
 }
 
-/// What the status of a registration shows of an endpoint.
+/// What the status of a registration shows of an endpoint, apart from its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointAddress {
-    pub pod: Arc<str>,
     pub address: Host,
     pub port: u16,
     pub port_name: Arc<str>,
@@ -100,14 +101,12 @@ pub struct EndpointAddress {
 impl From<Endpoint> for EndpointAddress {
     fn from(endpoint: Endpoint) -> Self {
         let Endpoint {
-            pod,
             address,
             port,
             port_name,
             ..
         } = endpoint;
         Self {
-            pod,
             address,
             port,
             port_name,
@@ -121,7 +120,7 @@ pub struct EndpointRecords {
     /// Only this of the endpoint: whatever else of it matters is in the records.
     pub endpoint: EndpointAddress,
     /// No two records have the same key.
-    pub records: Box<[Record]>,
+    pub records: SmallVec<[Record; 1]>,
     /// Ranges of `records` that are written and removed together, because they are useless apart. A record outside all
     /// ranges is independent.
     pub units: Box<[Range<usize>]>,
@@ -219,7 +218,7 @@ impl DesiredPod {
         }
         let mut drafts = drafts.into_iter().peekable();
         let by_endpoint = pod.endpoints.into_iter().enumerate().map(|(place, endpoint)| {
-            let (mut records, mut units) = (Vec::with_capacity(bindings.len()), Vec::new());
+            let (mut records, mut units) = (SmallVec::new(), Vec::new());
             while let Some(draft) = drafts.next_if(|draft| draft.endpoint == place) {
                 let first = records.len();
                 records.extend(draft.records);
@@ -229,7 +228,7 @@ impl DesiredPod {
             }
             EndpointRecords {
                 endpoint: endpoint.into(),
-                records: records.into(),
+                records: shrunk(records),
                 units: units.into(),
             }
         });
@@ -270,6 +269,12 @@ impl DesiredPod {
             .iter()
             .flat_map(|endpoint_records| &endpoint_records.records)
     }
+}
+
+/// Returns `list` without spare capacity.
+pub(super) fn shrunk<T>(mut list: SmallVec<[T; 1]>) -> SmallVec<[T; 1]> {
+    list.shrink_to_fit();
+    list
 }
 
 /// Whether all of `records`, which are written together, may be written. Adds the denials to `problems`. The check is on

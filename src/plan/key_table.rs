@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::desired::DesiredPod;
 use super::in_flight::Ticket;
 use super::lease_pool::LeasePool;
@@ -30,10 +32,8 @@ impl Claim {
 /// The desired and the observed state of one key.
 #[derive(Debug, Default)]
 pub(super) struct KeyState {
-    /// The pods that claim the key. The first claim wins.
-    pub claims: Vec<Claim>,
-    /// The last pod that gave up a claim, while no pod has one.
-    pub last_claim: Option<Box<Claim>>,
+    /// The pods that claim the key, nearly always one. The first claim wins.
+    pub claims: SmallVec<[Claim; 1]>,
     /// The key as observed in etcd.
     pub held: Option<KeyValue>,
     /// The revision at which `held` was observed.
@@ -41,14 +41,21 @@ pub(super) struct KeyState {
     /// The `create_revision` under which the key was observed as ours. A foreign client that overwrites the key keeps
     /// it, so the key stays ours and is corrected. A foreign key that is created after a deletion has another one.
     born: Revision,
+    /// What most keys do not have at rest. None if there is nothing of it.
+    rare: Option<Box<Rare>>,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Rare {
+    /// The last pod that gave up a claim, while no pod has one.
+    last_claim: Option<Claim>,
     /// The transaction in flight that writes the key.
-    pub in_flight: Option<Ticket>,
-    /// The lease on which room is reserved for the key, because the outcome of a put on that lease is unknown;
-    /// [`LeaseId::NONE`] if there is no such put.
-    perhaps_on: LeaseId,
+    in_flight: Option<Ticket>,
+    /// The lease on which room is reserved for the key, because the outcome of a put on that lease is unknown.
+    perhaps_on: Option<LeaseId>,
     /// The keys that are written and removed together with this key, which is included. None if the key was last
     /// claimed alone.
-    pub unit: Option<Arc<[Key]>>,
+    unit: Option<Arc<[Key]>>,
 }
 
 impl KeyState {
@@ -69,13 +76,36 @@ impl KeyState {
 
     /// Whether a write of the key is under way or of unknown outcome.
     pub fn may_appear(&self) -> bool {
-        self.in_flight.is_some() || self.perhaps_on != LeaseId::NONE
+        let is_any = |rare: &Rare| rare.in_flight.is_some() || rare.perhaps_on.is_some();
+        self.rare.as_deref().is_some_and(is_any)
     }
 
-    /// Sets the lease of a put whose outcome is unknown, [`LeaseId::NONE`] if there is none. Returns the former lease.
-    fn set_perhaps_on(&mut self, lease: LeaseId) -> Option<LeaseId> {
-        let former = std::mem::replace(&mut self.perhaps_on, lease);
-        (former != LeaseId::NONE).then_some(former)
+    /// The last pod that gave up a claim, while no pod has one.
+    pub fn last_claim(&self) -> Option<&Claim> {
+        self.rare.as_ref()?.last_claim.as_ref()
+    }
+
+    /// The transaction in flight that writes the key.
+    pub fn in_flight(&self) -> Option<Ticket> {
+        self.rare.as_ref()?.in_flight
+    }
+
+    /// The keys that are written and removed together with this key, which is included. None if the key was last
+    /// claimed alone.
+    pub fn unit(&self) -> Option<&Arc<[Key]>> {
+        self.rare.as_ref()?.unit.as_ref()
+    }
+
+    /// Sets the lease of a put whose outcome is unknown. Returns the former lease.
+    fn set_perhaps_on(&mut self, lease: Option<LeaseId>) -> Option<LeaseId> {
+        self.change_rare(|rare| std::mem::replace(&mut rare.perhaps_on, lease))
+    }
+
+    fn change_rare<T>(&mut self, change: impl FnOnce(&mut Rare) -> T) -> T {
+        let mut rare = self.rare.take().map(|rare| *rare).unwrap_or_default();
+        let result = change(&mut rare);
+        self.rare = (rare != Rare::default()).then(|| Box::new(rare));
+        result
     }
 
     /// Whether etcd may hold the key, and no foreign client wrote it.
@@ -154,7 +184,7 @@ impl KeyTable {
     /// Returns `key`, which no pod claims any more, and the unclaimed keys of its unit.
     pub fn dropped_with(&self, key: &Key) -> Vec<Key> {
         let goes = |other: &&Key| *other == key || self.is_unclaimed(other);
-        match self.get(key).and_then(|state| state.unit.as_ref()) {
+        match self.get(key).and_then(|state| state.unit()) {
             Some(unit) => unit.iter().filter(goes).cloned().collect(),
             None => vec![key.clone()],
         }
@@ -188,12 +218,9 @@ impl KeyTable {
                 ..KeyState::default()
             })
         });
-        state.unit = None;
-        state.last_claim = None;
+        state.change_rare(|rare| (rare.unit, rare.last_claim) = (None, None));
         let is_new = !state.claims.contains(&claim);
         if is_new {
-            // Nearly every key has one claim, and a vector would begin with room for four.
-            state.claims.reserve_exact(1);
             state.claims.push(claim);
         }
         is_new && state.claims.len() > 1
@@ -207,7 +234,7 @@ impl KeyTable {
         if let Some(at) = state.claims.iter().position(|claim| claim.is_of(registration, pod)) {
             let claim = state.claims.remove(at);
             if state.claims.is_empty() {
-                state.last_claim = Some(Box::new(claim));
+                state.change_rare(|rare| rare.last_claim = Some(claim));
             }
         }
         &state.claims
@@ -227,7 +254,7 @@ impl KeyTable {
     pub fn set_unit(&mut self, unit: &Arc<[Key]>) {
         for key in &**unit {
             if let Some(state) = self.states.get_mut(key) {
-                state.unit = Some(unit.clone());
+                state.change_rare(|rare| rare.unit = Some(unit.clone()));
             }
         }
     }
@@ -237,14 +264,14 @@ impl KeyTable {
     /// Records that the transaction `ticket` writes `key`.
     pub fn begin(&mut self, key: &str, ticket: Ticket) {
         if let Some(state) = self.states.get_mut(key) {
-            state.in_flight = Some(ticket);
+            state.change_rare(|rare| rare.in_flight = Some(ticket));
         }
     }
 
     /// Records that the transaction that writes `key` has ended.
     pub fn end(&mut self, key: &str) {
         if let Some(state) = self.states.get_mut(key) {
-            state.in_flight = None;
+            state.change_rare(|rare| rare.in_flight = None);
         }
     }
 
@@ -252,7 +279,7 @@ impl KeyTable {
     /// room any more.
     pub fn perhaps_put(&mut self, key: &str, lease: LeaseId) -> Option<LeaseId> {
         match self.states.get_mut(key) {
-            Some(state) => state.set_perhaps_on(lease),
+            Some(state) => state.set_perhaps_on(Some(lease)),
             None => Some(lease),
         }
     }
@@ -287,7 +314,7 @@ impl KeyTable {
             leases.detach(before, key);
             leases.attach(after, key);
         }
-        if let Some(lease) = state.set_perhaps_on(LeaseId::NONE) {
+        if let Some(lease) = state.set_perhaps_on(None) {
             leases.release(lease, 1);
         }
         match &held {
@@ -325,7 +352,7 @@ impl KeyTable {
             state.held = None;
             state.seen = 0;
             state.born = 0;
-            state.perhaps_on = LeaseId::NONE;
+            state.set_perhaps_on(None);
         }
     }
 
@@ -341,7 +368,7 @@ impl KeyTable {
     /// Drops the state of `key`, which is not watched any more, unless a pod claims it or a transaction writes it.
     /// Returns whether it was dropped.
     pub fn drop_unwatched(&mut self, key: &Key, leases: &mut LeasePool) -> bool {
-        let is_unused = |state: &KeyState| state.is_unclaimed() && state.in_flight.is_none();
+        let is_unused = |state: &KeyState| state.is_unclaimed() && state.in_flight().is_none();
         if !self.get(key).is_some_and(is_unused) {
             return false;
         }
@@ -349,7 +376,7 @@ impl KeyTable {
         if let Some(held) = state.held.take() {
             leases.detach(held.lease, key);
         }
-        if let Some(lease) = state.set_perhaps_on(LeaseId::NONE) {
+        if let Some(lease) = state.set_perhaps_on(None) {
             leases.release(lease, 1);
         }
         true

@@ -33,7 +33,7 @@ impl Planner {
         let Some(pod) = lost.filter(may_have).cloned().or_else(|| self.some_unready(state)) else {
             return;
         };
-        let desired = state.unready[&pod].clone();
+        let desired = DesiredPod::clone(&state.unready[&pod]);
         self.replace_desired(registration, &pod, Some(desired));
         self.registrations.set_kept(registration, Some(pod));
     }
@@ -84,8 +84,12 @@ impl Planner {
     /// The first pod, by name, that is not ready and has keys in etcd; the kept one is left out.
     fn some_unready(&self, state: &RegistrationState) -> Option<Arc<str>> {
         let is_there = |key: &Key| self.keys.is_ours(key, &self.leases);
-        let has = |(_, desired): &(&Arc<str>, &DesiredPod)| desired.all_records().any(|record| is_there(&record.key));
-        let pods = state.unready.iter().filter(has).map(|(pod, _)| pod);
+        let has = |desired: &DesiredPod| desired.all_records().any(|record| is_there(&record.key));
+        let pods = state
+            .unready
+            .iter()
+            .filter(|(_, desired)| has(desired))
+            .map(|(pod, _)| pod);
         pods.filter(|pod| state.kept.as_ref() != Some(*pod)).min().cloned()
     }
 

@@ -169,7 +169,7 @@ impl Planner {
                 continue;
             };
             if self.has_left(registration, pod, desired) {
-                let desired = desired.clone();
+                let desired = DesiredPod::clone(desired);
                 self.waiting.remove(registration, pod);
                 self.set_desired(registration, pod, Some(desired));
             } else if !self.are_listed(desired) {

@@ -300,7 +300,7 @@ impl Planner {
     pub(super) fn work_of(&self, key: &Key) -> Option<Work> {
         let state = self.keys.get(key)?;
         let dropped_by = || {
-            let claim = state.last_claim.as_deref()?;
+            let claim = state.last_claim()?;
             self.registrations.is_dropped(key, claim).then_some(claim)
         };
         let claim = state.claims.first().or_else(dropped_by);

@@ -3,8 +3,9 @@
 //! After an edit that changes keys, a pod keeps the records of the spec before until all that the newest spec newly asks
 //! for can be written: until then they are renewed and follow the pod like any others, and a new pod gets them, too.
 //! Then the new ones are written at once, and the removal of the old ones is unconfirmed: it is released by the guard.
-//! Without a guard both are one transaction. What cannot be written is taken by someone else, denied or rejected by etcd, denied by the Registry's rules, suppressed for another registration's format, or
-//! cannot be expressed at all. What was wrong by the spec before already is no reason to keep anything.
+//! Without a guard both are one transaction. What cannot be written is taken by someone else, denied or rejected by etcd,
+//! denied by the Registry's rules, suppressed for another registration's format, or cannot be expressed at all. What was
+//! wrong by the spec before already is no reason to keep anything.
 //!
 //! The claims of the spec before stay until then, so that a key of it is never taken for one that nobody wants. They come
 //! after the claims of all others: who wants that key by a spec in force has it.
@@ -12,7 +13,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::desired::{DesiredPod, EndpointRecords, Problem};
+use smallvec::SmallVec;
+
+use super::desired::{DesiredPod, EndpointRecords, Problem, shrunk};
 use super::guard::Cause;
 use super::key_table::KeyState;
 use super::planner::Planner;
@@ -101,7 +104,7 @@ impl DesiredPod {
 
 /// `endpoint_records` without the records under `keys`; none where that leaves nothing.
 fn without(endpoint_records: &EndpointRecords, keys: &HashSet<&Key>) -> Option<EndpointRecords> {
-    let (mut records, mut units) = (Vec::new(), Vec::new());
+    let (mut records, mut units) = (SmallVec::new(), Vec::new());
     for group in endpoint_records.groups() {
         let first = records.len();
         records.extend(group.iter().filter(|record| !keys.contains(&record.key)).cloned());
@@ -112,7 +115,7 @@ fn without(endpoint_records: &EndpointRecords, keys: &HashSet<&Key>) -> Option<E
     let endpoint = endpoint_records.endpoint.clone();
     (!records.is_empty()).then_some(EndpointRecords {
         endpoint,
-        records: records.into(),
+        records: shrunk(records),
         units: units.into(),
     })
 }
@@ -195,7 +198,7 @@ impl Planner {
     /// Whether it is known what etcd holds under `key`, or nothing can be done about it. The outcome of a write in flight is
     /// not known.
     fn is_known(&self, key: &Key) -> bool {
-        let is_in_flight = self.keys.get(key).is_some_and(|state| state.in_flight.is_some());
+        let is_in_flight = self.keys.get(key).is_some_and(|state| state.in_flight().is_some());
         !is_in_flight && self.prefixes.is_listed(key) || self.is_denied(key)
     }
 
@@ -234,7 +237,7 @@ impl Planner {
         &'a self,
         report: &mut Report<'a>,
         registration: &RegistrationRef,
-        pod: &Arc<str>,
+        pod: &'a Arc<str>,
         desired: &'a DesiredPod,
     ) {
         let (Some(previous), Some(way)) = (&desired.previous, self.way(registration, pod)) else {
@@ -265,7 +268,7 @@ impl Planner {
             report.retained_at.extend(folders);
             if !keys.is_empty() {
                 let endpoint = &endpoint_records.endpoint;
-                report.endpoints.push(Registered { endpoint, keys });
+                report.endpoints.push(Registered { pod, endpoint, keys });
             }
         }
     }

@@ -11,6 +11,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::desired::{DesiredPod, Problem};
 use super::guard::Cause;
 use super::key_table::KeyState;
@@ -397,7 +399,11 @@ impl Planner {
         if state.rationed.contains_key(pod) {
             return Vec::new();
         }
-        let if_ready = state.unready.get(pod).into_iter().flat_map(DesiredPod::all_records);
+        let if_ready = state
+            .unready
+            .get(pod)
+            .into_iter()
+            .flat_map(|desired| desired.all_records());
         let unconfirmed = state.dropped_by(pod).iter().filter(|key| self.guard.knows(key));
         if_ready.map(|record| &record.key).chain(unconfirmed).cloned().collect()
     }
@@ -414,7 +420,7 @@ impl Planner {
     /// Whether `key` is still to be removed, and not for an edit that the guard has let pass: what replaces the key then need
     /// not wait.
     fn may_be_back(&self, key: &Key) -> bool {
-        let is_there = |state: &KeyState| state.in_flight.is_some() || state.is_ours(&self.leases);
+        let is_there = |state: &KeyState| state.in_flight().is_some() || state.is_ours(&self.leases);
         let state = self.keys.get(key);
         state.is_some_and(|state| state.is_unclaimed() && is_there(state)) && !self.guard.has_released_edit(key)
     }
@@ -478,13 +484,14 @@ impl Planner {
         let Some(state) = self.registrations.get(registration) else {
             return;
         };
-        let Some(whole) = state.rationed.get(pod).or_else(|| state.pods.get(pod)).cloned() else {
+        let Some(whole) = state.rationed.get(pod).or_else(|| state.pods.get(pod)) else {
             return;
         };
+        let whole = DesiredPod::clone(whole);
         let mut bare = whole.clone();
         bare.previous = None;
         for endpoint_records in &mut bare.by_endpoint {
-            endpoint_records.records = Box::default();
+            endpoint_records.records = SmallVec::new();
             endpoint_records.units = Box::default();
         }
         let over_quota = Problem::OverQuota(quota.clone());

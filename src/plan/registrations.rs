@@ -30,14 +30,15 @@ pub struct RegistrationSettings {
 #[derive(Debug)]
 pub(super) struct RegistrationState {
     pub settings: RegistrationSettings,
-    /// The desired records of each ready pod.
-    pub pods: BTreeMap<Arc<str>, DesiredPod>,
+    /// The desired records of each ready pod. Boxed, because a B-tree whose keys are inserted in order leaves nearly half of
+    /// its slots empty.
+    pub pods: BTreeMap<Arc<str>, Box<DesiredPod>>,
     /// Keys that a pod had and that are no longer desired, until they are removed.
     pub dropped: HashMap<Arc<str>, Vec<Key>>,
     /// The records that existing pods would have if they were ready. Dropped when the pod is ready or gone for good.
-    pub unready: HashMap<Arc<str>, DesiredPod>,
+    pub unready: HashMap<Arc<str>, Box<DesiredPod>>,
     /// The records that pods would have if their namespace were not over its quota.
-    pub rationed: BTreeMap<Arc<str>, DesiredPod>,
+    pub rationed: BTreeMap<Arc<str>, Box<DesiredPod>>,
     /// The pod that is not ready and keeps its records, because it was the last endpoint.
     pub kept: Option<Arc<str>>,
     /// The pods whose claims by the previous spec were given up.
@@ -79,7 +80,7 @@ impl RegistrationState {
 
     /// The desired keys of all ready pods.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
-        let records = self.pods.values().flat_map(DesiredPod::all_records);
+        let records = self.pods.values().flat_map(|desired| desired.all_records());
         records.map(|record| &record.key)
     }
 
@@ -112,6 +113,7 @@ impl RegistrationState {
 
     /// Replaces the desired records of `pod`. Returns how its claims change, none if the records are the same.
     fn set_desired(&mut self, pod: &Arc<str>, desired: Option<DesiredPod>) -> Option<ClaimChange> {
+        let desired = desired.map(Box::new);
         let former = self.pods.get(pod);
         if former == desired.as_ref() || desired.is_some() && self.rationed.get(pod) == desired.as_ref() {
             return None;
@@ -264,7 +266,7 @@ impl Registrations {
     }
 
     pub fn desired(&self, registration: &RegistrationRef, pod: &Arc<str>) -> Option<&DesiredPod> {
-        self.get(registration)?.pods.get(pod)
+        self.get(registration)?.pods.get(pod).map(|desired| &**desired)
     }
 
     /// Returns the value that `claim` desires for `key`.
@@ -386,13 +388,13 @@ impl Registrations {
         };
         let others = state.unready.values_mut().chain(state.rationed.values_mut());
         others.for_each(|desired| desired.previous = None);
-        let bare = |(pod, desired): (&Arc<str>, &DesiredPod)| {
-            desired.previous.as_ref()?;
-            let mut bare = desired.clone();
+        let having = state.pods.iter().filter(|(_, desired)| desired.previous.is_some());
+        let without = having.map(|(pod, desired)| {
+            let mut bare = DesiredPod::clone(desired);
             bare.previous = None;
-            Some((pod.clone(), bare))
-        };
-        state.pods.iter().filter_map(bare).collect()
+            (pod.clone(), bare)
+        });
+        without.collect()
     }
 
     /// Sets whether the claims of `pod` by the previous spec were given up.
@@ -430,10 +432,11 @@ impl Registrations {
         if_ready: Option<DesiredPod>,
     ) -> Option<DesiredPod> {
         let unready = &mut self.states.get_mut(registration)?.unready;
-        match if_ready {
-            Some(if_ready) => unready.insert(pod.clone(), if_ready),
+        let former = match if_ready {
+            Some(if_ready) => unready.insert(pod.clone(), Box::new(if_ready)),
             None => unready.remove(pod),
-        }
+        };
+        former.map(|former| *former)
     }
 
     /// Sets the pod that is not ready and keeps its records. Returns the former one.
@@ -450,10 +453,11 @@ impl Registrations {
         whole: Option<DesiredPod>,
     ) -> Option<DesiredPod> {
         let rationed = &mut self.states.get_mut(registration)?.rationed;
-        match whole {
-            Some(whole) => rationed.insert(pod.clone(), whole),
+        let former = match whole {
+            Some(whole) => rationed.insert(pod.clone(), Box::new(whole)),
             None => rationed.remove(pod),
-        }
+        };
+        former.map(|former| *former)
     }
 
     pub fn remove(&mut self, registration: &RegistrationRef) -> Option<RegistrationState> {

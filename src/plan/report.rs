@@ -58,7 +58,7 @@ impl Report<'_> {
 /// An endpoint that is in etcd.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Registered<'a> {
-    /// The endpoint.
+    pub pod: &'a Arc<str>,
     pub endpoint: &'a EndpointAddress,
     /// Its keys that etcd holds, with the value they should have.
     pub keys: Vec<Key>,
@@ -152,7 +152,7 @@ impl Planner {
             report.add_problems(pod, desired);
             let mut missing = 0;
             for endpoint_records in &desired.by_endpoint {
-                missing += self.report_lodging(&mut report, registration, pod, endpoint_records);
+                missing += self.report_endpoint(&mut report, registration, pod, endpoint_records);
             }
             if missing == 0 && desired.is_whole() && report.kept != Some(pod) {
                 report.registered += 1;
@@ -170,11 +170,11 @@ impl Planner {
     }
 
     /// Adds one endpoint to `report`; returns how many of its keys are missing.
-    fn report_lodging<'a>(
+    fn report_endpoint<'a>(
         &'a self,
         report: &mut Report<'a>,
         registration: &RegistrationRef,
-        pod: &Arc<str>,
+        pod: &'a Arc<str>,
         endpoint_records: &'a EndpointRecords,
     ) -> usize {
         let mut keys = Vec::with_capacity(endpoint_records.records.len());
@@ -184,7 +184,7 @@ impl Planner {
         let missing = endpoint_records.records.len() - keys.len();
         if !keys.is_empty() {
             let endpoint = &endpoint_records.endpoint;
-            report.endpoints.push(Registered { endpoint, keys });
+            report.endpoints.push(Registered { pod, endpoint, keys });
         }
         missing
     }
@@ -332,7 +332,7 @@ mod tests {
             units: Box::default(),
         };
         DesiredPod {
-            by_endpoint: [endpoint_records(80), endpoint_records(81)].into(),
+            by_endpoint: [80, 81].into_iter().map(endpoint_records).collect(),
             ..DesiredPod::default()
         }
     }

@@ -462,9 +462,9 @@ fn conflict(conflicts: &[Conflict], suppressed: &[String]) -> (bool, Reason, Str
 fn endpoints_of(registered: &[Registered<'_>]) -> (Vec<EndpointStatus>, usize) {
     let mut bytes = 0;
     let mut listed = Vec::with_capacity(registered.len().min(MAX_ENDPOINTS));
-    for Registered { endpoint, keys } in registered {
+    for Registered { pod, endpoint, keys } in registered {
         let status = EndpointStatus {
-            pod: endpoint.pod.to_string(),
+            pod: pod.to_string(),
             address: endpoint.address.to_string(),
             port: endpoint.port,
             port_name: endpoint.port_name.to_string(),

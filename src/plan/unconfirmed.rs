@@ -130,7 +130,7 @@ impl Planner {
     pub fn end_pod(&mut self, namespace: &Arc<str>, pod: &Arc<str>) {
         for key in self.guard.keys_of_pod(namespace, pod) {
             if self.clear_unconfirmed(&key)
-                && let Some(claim) = self.keys.get(&key).and_then(|state| state.last_claim.as_deref())
+                && let Some(claim) = self.keys.get(&key).and_then(|state| state.last_claim())
             {
                 self.registrations.mark_changed(&claim.registration);
             }
@@ -153,7 +153,7 @@ impl Planner {
             return;
         };
         keys.extend_from_slice(state.dropped_by(pod));
-        let former = state.pods.get(pod).or(unready.as_ref());
+        let former = state.pods.get(pod).map(|desired| &**desired).or(unready.as_ref());
         let is_same = desired.is_some()
             && (cause == Cause::Edit
                 || former
@@ -317,7 +317,11 @@ impl Planner {
                 let state = keys.get(key);
                 state.is_none_or(|state| state.held.is_none() && state.is_unclaimed())
             };
-            let mut records = state.rationed.get(pod).into_iter().flat_map(DesiredPod::records);
+            let mut records = state
+                .rationed
+                .get(pod)
+                .into_iter()
+                .flat_map(|desired| desired.records());
             records.any(|record| is_free(&record.key) && may_be_written(registration, &record.key))
         };
         let has_space = self.work.has_space();

@@ -151,7 +151,7 @@ impl Planner {
     /// units of keys that a previous leader wrote are not known. For those, returns the removable keys of the same
     /// folder, if the folder is small.
     pub(super) fn leftover_with(&self, key: &Key) -> Vec<Key> {
-        if self.keys.get(key).is_none_or(|state| state.unit.is_some()) {
+        if self.keys.get(key).is_none_or(|state| state.unit().is_some()) {
             return self.keys.dropped_with(key);
         }
         let folder = &key[..key.rfind('/').map_or(0, |slash| slash + 1)];
@@ -160,7 +160,7 @@ impl Planner {
             return vec![key.clone()];
         }
         let goes = |(other, state): &&(&Key, &KeyState)| {
-            let free = || state.in_flight.is_none() && state.unit.is_none() && !self.registrations.is_frozen(other);
+            let free = || state.in_flight().is_none() && state.unit().is_none() && !self.registrations.is_frozen(other);
             let is_removable = || matches!(self.decide_key(other, state), Decision::Remove(_));
             *other == key || state.is_unclaimed() && free() && is_removable()
         };

@@ -27,13 +27,14 @@ fn at(second: i64) -> Time {
     Time(Timestamp::from_second(second).unwrap())
 }
 
-fn endpoint(pod: &str, port: u16) -> EndpointAddress {
-    testing::endpoint(pod, port).into()
+fn endpoint(pod: &str, port: u16) -> (Arc<str>, EndpointAddress) {
+    (pod.into(), testing::endpoint(pod, port).into())
 }
 
 /// A report of `ready` pods of which `endpoints` are registered, each with one port.
-fn report(ready: usize, endpoints: &[EndpointAddress]) -> Report<'_> {
-    let registered = |endpoint| Registered {
+fn report<'a>(ready: usize, endpoints: &'a [(Arc<str>, EndpointAddress)]) -> Report<'a> {
+    let registered = |(pod, endpoint): &'a (Arc<str>, EndpointAddress)| Registered {
+        pod,
         endpoint,
         keys: vec!["/s/p".into()],
     };
@@ -338,7 +339,7 @@ fn a_registration_that_is_refused_says_why_in_one_place() {
 
 #[test]
 fn a_list_too_long_for_an_object_is_cut_and_says_how_much_is_missing() {
-    let endpoints: Vec<EndpointAddress> = (0..20_000)
+    let endpoints: Vec<_> = (0..20_000)
         .map(|pod| endpoint(&format!("orders-{pod:05}"), 8080))
         .collect();
     let status = status(&report(20_000, &endpoints), &Readiness::Firm);
@@ -352,7 +353,7 @@ fn a_list_too_long_for_an_object_is_cut_and_says_how_much_is_missing() {
 
 #[test]
 fn a_list_of_large_endpoints_is_cut_by_its_bytes() {
-    let endpoints: Vec<EndpointAddress> = (0..900)
+    let endpoints: Vec<_> = (0..900)
         .map(|pod| endpoint(&format!("orders-{pod:03}"), 8080))
         .collect();
     let mut report = report(900, &endpoints);

@@ -444,20 +444,15 @@ fn restart_with_longer_wait_removes_no_pod_if_last_endpoint_is_kept() {
 #[test]
 fn problem_of_a_waiting_pod_is_reported_before_its_wait_ends() {
     let mut waiting = Waiting::new();
-    let PodState::Ready(desired) = ready("a", 0, WAIT) else {
+    let PodState::Ready(mut desired) = ready("a", 0, WAIT) else {
         unreachable!()
     };
     let problem = Problem::Refused {
         reason: "no such port".to_owned(),
     };
-    waiting.show(
-        "a",
-        PodState::Ready(DesiredPod {
-            by_endpoint: Box::default(),
-            problems: [problem].into(),
-            ..desired
-        }),
-    );
+    desired.by_endpoint.clear();
+    desired.problems = [problem].into();
+    waiting.show("a", PodState::Ready(desired));
     assert_eq!(waiting.there(), NONE);
     assert_eq!(waiting.counts(), (1, 1, 0));
     let problems: Vec<String> = waiting.rig.report("orders").problems.into_keys().collect();
