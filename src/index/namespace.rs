@@ -18,7 +18,7 @@ use crate::model::{Mark, RegistrationRef};
 
 #[derive(Debug, Default)]
 pub(super) struct Namespace {
-    /// Boxed, because up to half of the slots of a hash table are empty.
+    /// Boxed, because a table that grows exists twice, and then half of its slots are empty.
     pods: HashMap<Arc<str>, Box<PodEntry>>,
     registrations: HashMap<Arc<str>, Selecting>,
     /// Names of registrations that require a certain label (a symbol of [`Symbols`]), each filed under one of its

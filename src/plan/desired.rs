@@ -14,8 +14,8 @@ use crate::format::Format;
 use crate::index::{MinReady, PodView, PortTarget, ReadyPod, WEIGHT_ANNOTATION, Why};
 use crate::model::{Endpoint, Families, Host, Key, Record};
 
-/// The desired records of one pod, by endpoint, and the problems that prevent others. Each registered pod has one for as
-/// long as it is registered, and most pods have one port and one record, so these need no allocation of their own.
+/// The desired records of one pod, by endpoint, and the problems that prevent others. Each registered pod has one for
+/// as long as it is registered. Most pods have one port and one record, which need no allocation of their own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredPod {
     /// One entry per port that the pod offers.
@@ -90,7 +90,7 @@ pub struct FormatBinding {
     pub pass: PrefixGrant,
 }
 
-/// What the status of a registration shows of an endpoint, apart from its pod.
+/// What the status of a registration shows of an endpoint, apart from the name under which the planner knows its pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointAddress {
     pub address: Host,
@@ -228,7 +228,7 @@ impl DesiredPod {
             }
             EndpointRecords {
                 endpoint: endpoint.into(),
-                records: shrunk(records),
+                records,
                 units: units.into(),
             }
         });
@@ -239,6 +239,14 @@ impl DesiredPod {
             gated: pod.gated,
             min_ready: pod.min_ready,
         })
+    }
+
+    /// Frees the spare capacity of its lists.
+    pub(super) fn shrink_to_fit(&mut self) {
+        self.by_endpoint.shrink_to_fit();
+        for endpoint in &mut self.by_endpoint {
+            endpoint.records.shrink_to_fit();
+        }
     }
 
     /// Returns the keys of all records: first the newest spec in the order of endpoints, then the previous spec.
@@ -269,12 +277,6 @@ impl DesiredPod {
             .iter()
             .flat_map(|endpoint_records| &endpoint_records.records)
     }
-}
-
-/// Returns `list` without spare capacity.
-pub(super) fn shrunk<T>(mut list: SmallVec<[T; 1]>) -> SmallVec<[T; 1]> {
-    list.shrink_to_fit();
-    list
 }
 
 /// Whether all of `records`, which are written together, may be written. Adds the denials to `problems`. The check is on

@@ -41,18 +41,20 @@ pub(super) struct KeyState {
     /// The `create_revision` under which the key was observed as ours. A foreign client that overwrites the key keeps
     /// it, so the key stays ours and is corrected. A foreign key that is created after a deletion has another one.
     born: Revision,
-    /// What most keys do not have at rest. None if there is nothing of it.
+    /// None if there is nothing of it.
     rare: Option<Box<Rare>>,
 }
 
+/// What a key has only while it is written or removed, or if it is in a unit.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Rare {
     /// The last pod that gave up a claim, while no pod has one.
     last_claim: Option<Claim>,
     /// The transaction in flight that writes the key.
     in_flight: Option<Ticket>,
-    /// The lease on which room is reserved for the key, because the outcome of a put on that lease is unknown.
-    perhaps_on: Option<LeaseId>,
+    /// The lease on which room is reserved for the key, because the outcome of a put on that lease is unknown;
+    /// [`LeaseId::NONE`] if there is no such put.
+    perhaps_on: LeaseId,
     /// The keys that are written and removed together with this key, which is included. None if the key was last
     /// claimed alone.
     unit: Option<Arc<[Key]>>,
@@ -76,8 +78,8 @@ impl KeyState {
 
     /// Whether a write of the key is under way or of unknown outcome.
     pub fn may_appear(&self) -> bool {
-        let is_any = |rare: &Rare| rare.in_flight.is_some() || rare.perhaps_on.is_some();
-        self.rare.as_deref().is_some_and(is_any)
+        let rare = self.rare.as_deref();
+        rare.is_some_and(|rare| rare.in_flight.is_some() || rare.perhaps_on != LeaseId::NONE)
     }
 
     /// The last pod that gave up a claim, while no pod has one.
@@ -96,15 +98,24 @@ impl KeyState {
         self.rare.as_ref()?.unit.as_ref()
     }
 
-    /// Sets the lease of a put whose outcome is unknown. Returns the former lease.
-    fn set_perhaps_on(&mut self, lease: Option<LeaseId>) -> Option<LeaseId> {
-        self.change_rare(|rare| std::mem::replace(&mut rare.perhaps_on, lease))
+    /// Sets the lease of a put whose outcome is unknown, [`LeaseId::NONE`] if there is none. Returns the former lease.
+    fn set_perhaps_on(&mut self, lease: LeaseId) -> Option<LeaseId> {
+        let former = self.change_rare(|rare| std::mem::replace(&mut rare.perhaps_on, lease));
+        (former != LeaseId::NONE).then_some(former)
     }
 
+    /// Changes the rare state. Allocates it when there is something of it, and drops it when there is not.
     fn change_rare<T>(&mut self, change: impl FnOnce(&mut Rare) -> T) -> T {
-        let mut rare = self.rare.take().map(|rare| *rare).unwrap_or_default();
-        let result = change(&mut rare);
-        self.rare = (rare != Rare::default()).then(|| Box::new(rare));
+        let Some(rare) = self.rare.as_deref_mut() else {
+            let mut rare = Rare::default();
+            let result = change(&mut rare);
+            self.rare = (rare != Rare::default()).then(|| Box::new(rare));
+            return result;
+        };
+        let result = change(rare);
+        if *rare == Rare::default() {
+            self.rare = None;
+        }
         result
     }
 
@@ -218,7 +229,10 @@ impl KeyTable {
                 ..KeyState::default()
             })
         });
-        state.change_rare(|rare| (rare.unit, rare.last_claim) = (None, None));
+        state.change_rare(|rare| {
+            rare.unit = None;
+            rare.last_claim = None;
+        });
         let is_new = !state.claims.contains(&claim);
         if is_new {
             state.claims.push(claim);
@@ -279,7 +293,7 @@ impl KeyTable {
     /// room any more.
     pub fn perhaps_put(&mut self, key: &str, lease: LeaseId) -> Option<LeaseId> {
         match self.states.get_mut(key) {
-            Some(state) => state.set_perhaps_on(Some(lease)),
+            Some(state) => state.set_perhaps_on(lease),
             None => Some(lease),
         }
     }
@@ -314,7 +328,7 @@ impl KeyTable {
             leases.detach(before, key);
             leases.attach(after, key);
         }
-        if let Some(lease) = state.set_perhaps_on(None) {
+        if let Some(lease) = state.set_perhaps_on(LeaseId::NONE) {
             leases.release(lease, 1);
         }
         match &held {
@@ -352,7 +366,7 @@ impl KeyTable {
             state.held = None;
             state.seen = 0;
             state.born = 0;
-            state.set_perhaps_on(None);
+            state.set_perhaps_on(LeaseId::NONE);
         }
     }
 
@@ -376,9 +390,46 @@ impl KeyTable {
         if let Some(held) = state.held.take() {
             leases.detach(held.lease, key);
         }
-        if let Some(lease) = state.set_perhaps_on(None) {
+        if let Some(lease) = state.set_perhaps_on(LeaseId::NONE) {
             leases.release(lease, 1);
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every registered endpoint has at least one such state.
+    #[test]
+    fn key_of_one_record_is_small_and_has_no_rare_state_at_rest() {
+        assert!(size_of::<KeyState>() <= 96, "{} bytes", size_of::<KeyState>());
+        let (mut keys, mut leases) = (KeyTable::default(), LeasePool::new(1));
+        let key = Key::from("/s/a");
+        let claim = Claim {
+            registration: RegistrationRef::new("shop", "orders"),
+            pod: "a".into(),
+        };
+        keys.claim(&key, claim.clone(), false);
+        keys.begin(&key, Ticket::FIRST);
+        keys.perhaps_put(&key, LeaseId(1));
+        keys.end(&key);
+        let state = |keys: &KeyTable| {
+            let state = keys.get(&key).expect("it is claimed");
+            (state.may_appear(), state.rare.is_some())
+        };
+        assert_eq!(state(&keys), (true, true), "the outcome of the put is unknown");
+        let held = KeyValue {
+            value: Value::from(*b"1"),
+            lease: LeaseId(1),
+            create_revision: 2,
+            mod_revision: 2,
+        };
+        keys.observe(&key, Some(held), 2, &mut leases);
+        assert_eq!(state(&keys), (false, false));
+        keys.unclaim(&key, &claim.registration, &claim.pod);
+        let last = keys.get(&key).and_then(KeyState::last_claim);
+        assert_eq!(last, Some(&claim));
     }
 }

@@ -3,9 +3,9 @@
 //! After an edit that changes keys, a pod keeps the records of the spec before until all that the newest spec newly asks
 //! for can be written: until then they are renewed and follow the pod like any others, and a new pod gets them, too.
 //! Then the new ones are written at once, and the removal of the old ones is unconfirmed: it is released by the guard.
-//! Without a guard both are one transaction. What cannot be written is taken by someone else, denied or rejected by etcd,
-//! denied by the Registry's rules, suppressed for another registration's format, or cannot be expressed at all. What was
-//! wrong by the spec before already is no reason to keep anything.
+//! Without a guard both are one transaction. What cannot be written is taken by someone else, denied or rejected by
+//! etcd, denied by the Registry's rules, suppressed for another registration's format, or cannot be expressed at all.
+//! What was wrong by the spec before already is no reason to keep anything.
 //!
 //! The claims of the spec before stay until then, so that a key of it is never taken for one that nobody wants. They come
 //! after the claims of all others: who wants that key by a spec in force has it.
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::desired::{DesiredPod, EndpointRecords, Problem, shrunk};
+use super::desired::{DesiredPod, EndpointRecords, Problem};
 use super::guard::Cause;
 use super::key_table::KeyState;
 use super::planner::Planner;
@@ -115,7 +115,7 @@ fn without(endpoint_records: &EndpointRecords, keys: &HashSet<&Key>) -> Option<E
     let endpoint = endpoint_records.endpoint.clone();
     (!records.is_empty()).then_some(EndpointRecords {
         endpoint,
-        records: shrunk(records),
+        records,
         units: units.into(),
     })
 }

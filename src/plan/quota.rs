@@ -471,7 +471,7 @@ impl Planner {
 
     fn grant_place(&mut self, (registration, pod): &Candidate) {
         if let Some(whole) = self.registrations.set_rationed(registration, pod, None) {
-            self.replace_desired(registration, pod, Some(whole));
+            self.replace_desired(registration, pod, Some(*whole));
         }
         let state = self.registrations.get(registration);
         let kept = state.and_then(|state| state.kept.as_ref());

@@ -30,8 +30,8 @@ pub struct RegistrationSettings {
 #[derive(Debug)]
 pub(super) struct RegistrationState {
     pub settings: RegistrationSettings,
-    /// The desired records of each ready pod. Boxed, because a B-tree whose keys are inserted in order leaves nearly half of
-    /// its slots empty.
+    /// The desired records of each ready pod. Boxed, because a B-tree whose keys are inserted in order leaves nearly half
+    /// of its slots empty.
     pub pods: BTreeMap<Arc<str>, Box<DesiredPod>>,
     /// Keys that a pod had and that are no longer desired, until they are removed.
     pub dropped: HashMap<Arc<str>, Vec<Key>>,
@@ -113,9 +113,9 @@ impl RegistrationState {
 
     /// Replaces the desired records of `pod`. Returns how its claims change, none if the records are the same.
     fn set_desired(&mut self, pod: &Arc<str>, desired: Option<DesiredPod>) -> Option<ClaimChange> {
-        let desired = desired.map(Box::new);
-        let former = self.pods.get(pod);
-        if former == desired.as_ref() || desired.is_some() && self.rationed.get(pod) == desired.as_ref() {
+        let former = self.pods.get(pod).map(|former| &**former);
+        let rationed = self.rationed.get(pod).map(|rationed| &**rationed);
+        if former == desired.as_ref() || desired.is_some() && rationed == desired.as_ref() {
             return None;
         }
         self.rationed.remove(pod);
@@ -139,7 +139,7 @@ impl RegistrationState {
         let wanted = desired.as_ref().map(|desired| claimed(desired, is_released));
         let wanted = wanted.unwrap_or_default();
         match desired {
-            Some(desired) => drop(self.pods.insert(pod.clone(), desired)),
+            Some(desired) => drop(self.pods.insert(pod.clone(), boxed(desired))),
             None => drop(self.pods.remove(pod)),
         }
         let before = before.unwrap_or_default().into_iter();
@@ -169,6 +169,12 @@ impl RegistrationState {
         }
         is_shorter
     }
+}
+
+/// Returns `desired` as it is kept: for as long as the pod is registered.
+fn boxed(mut desired: DesiredPod) -> Box<DesiredPod> {
+    desired.shrink_to_fit();
+    Box::new(desired)
 }
 
 /// The registrations of one Registry.
@@ -388,13 +394,13 @@ impl Registrations {
         };
         let others = state.unready.values_mut().chain(state.rationed.values_mut());
         others.for_each(|desired| desired.previous = None);
-        let having = state.pods.iter().filter(|(_, desired)| desired.previous.is_some());
-        let without = having.map(|(pod, desired)| {
+        let ready = state.pods.iter().filter(|(_, desired)| desired.previous.is_some());
+        let bare = ready.map(|(pod, desired)| {
             let mut bare = DesiredPod::clone(desired);
             bare.previous = None;
             (pod.clone(), bare)
         });
-        without.collect()
+        bare.collect()
     }
 
     /// Sets whether the claims of `pod` by the previous spec were given up.
@@ -430,13 +436,12 @@ impl Registrations {
         registration: &RegistrationRef,
         pod: &Arc<str>,
         if_ready: Option<DesiredPod>,
-    ) -> Option<DesiredPod> {
+    ) -> Option<Box<DesiredPod>> {
         let unready = &mut self.states.get_mut(registration)?.unready;
-        let former = match if_ready {
-            Some(if_ready) => unready.insert(pod.clone(), Box::new(if_ready)),
+        match if_ready {
+            Some(if_ready) => unready.insert(pod.clone(), boxed(if_ready)),
             None => unready.remove(pod),
-        };
-        former.map(|former| *former)
+        }
     }
 
     /// Sets the pod that is not ready and keeps its records. Returns the former one.
@@ -451,13 +456,12 @@ impl Registrations {
         registration: &RegistrationRef,
         pod: &Arc<str>,
         whole: Option<DesiredPod>,
-    ) -> Option<DesiredPod> {
+    ) -> Option<Box<DesiredPod>> {
         let rationed = &mut self.states.get_mut(registration)?.rationed;
-        let former = match whole {
-            Some(whole) => rationed.insert(pod.clone(), Box::new(whole)),
+        match whole {
+            Some(whole) => rationed.insert(pod.clone(), boxed(whole)),
             None => rationed.remove(pod),
-        };
-        former.map(|former| *former)
+        }
     }
 
     pub fn remove(&mut self, registration: &RegistrationRef) -> Option<RegistrationState> {

@@ -58,6 +58,7 @@ impl Report<'_> {
 /// An endpoint that is in etcd.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Registered<'a> {
+    /// The name of the pod, of the node, or of the address with dashes.
     pub pod: &'a Arc<str>,
     pub endpoint: &'a EndpointAddress,
     /// Its keys that etcd holds, with the value they should have.

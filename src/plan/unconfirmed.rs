@@ -148,12 +148,13 @@ impl Planner {
         cause: Cause,
     ) {
         let unready = self.registrations.set_unready(registration, pod, None);
-        let mut keys = unready.as_ref().map(DesiredPod::keys).unwrap_or_default();
+        let unready = unready.as_deref();
+        let mut keys = unready.map(DesiredPod::keys).unwrap_or_default();
         let Some(state) = self.registrations.get(registration) else {
             return;
         };
         keys.extend_from_slice(state.dropped_by(pod));
-        let former = state.pods.get(pod).map(|desired| &**desired).or(unready.as_ref());
+        let former = state.pods.get(pod).map(|former| &**former).or(unready);
         let is_same = desired.is_some()
             && (cause == Cause::Edit
                 || former
