@@ -221,7 +221,7 @@ async fn large(
         format!("{:.1} kB/s", kilo(bytes) / LOAD.as_secs_f64()),
         Some(format!("{writes} writes in {LOAD:?}")),
     );
-    quota(scene, &large, report).await?;
+    quota(scene, &large, options.tries, report).await?;
     broken_watch(scene, &large, (pods, quiet), report).await
 }
 
@@ -261,7 +261,7 @@ async fn cold(scene: &Scene, large: &Namespace, pods: u32, report: &mut Report) 
 }
 
 /// What a change costs when the namespace has a quota.
-async fn quota(scene: &Scene, large: &Namespace, report: &mut Report) -> Result<()> {
+async fn quota(scene: &Scene, large: &Namespace, tries: u32, report: &mut Report) -> Result<()> {
     let off = json!({"mode": "Off"});
     let rule = |limit: Option<u32>| {
         let mut rule = json!({"name": "all", "namespaceSelector": {}});
@@ -280,8 +280,8 @@ async fn quota(scene: &Scene, large: &Namespace, report: &mut Report) -> Result<
         scene.configure(&spec).await?;
         probe.measure(20).await?;
         let cpu = scene.cpu()?;
-        probe.measure(200).await?;
-        let cpu = scene.cpu()?.saturating_sub(cpu) / 200;
+        probe.measure(tries).await?;
+        let cpu = scene.cpu()?.saturating_sub(cpu) / tries;
         let base = *without.get_or_insert(cpu);
         report.cpu(
             &format!("CPU time for a change in a large namespace, {what}"),
